@@ -1,0 +1,25 @@
+"""gpt2lab: the whole GPT-2 system as one piece of software.
+
+Importing this package does not import torch; `gpt2lab.load` does when it is first called.
+"""
+
+from typing import TYPE_CHECKING
+
+from gpt2lab.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt2lab.model.checkpoint import Checkpoint
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load"]
+
+
+def load(source: str) -> "Checkpoint":
+    """Load a model and its tokenizer: `gpt2-xl`, a checkpoint folder, or `hf:owner/name`.
+
+    Returns a `Checkpoint` with `.model`, `.tokenizer` and `.metadata`.
+    Raises UserError with what to put where, if the source cannot be read.
+    """
+    from gpt2lab.model.checkpoint import load as load_checkpoint
+
+    return load_checkpoint(source)

@@ -1,0 +1,130 @@
+"""`gpt2lab generate MODEL [PROMPT]`"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from gpt2lab.errors import UserError
+from gpt2lab.generation.sampling import Sampling
+
+if TYPE_CHECKING:
+    from gpt2lab.generation.decode import Generation, Request
+    from gpt2lab.model.transformer import GPT2
+    from gpt2lab.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class Command:
+    """Continue a prompt, printing text as it is drawn. With no PROMPT, read prompts: from a file
+    (--prompts), from standard input, or at a terminal one after the other.
+    """
+
+    model: tyro.conf.Positional[str]
+    """A checkpoint folder, a published size such as gpt2-xl, or hf:owner/name."""
+    prompt: tyro.conf.Positional[str | None] = None
+    """Text to continue; an empty one ("") starts a new text."""
+    prompts: Path | None = None
+    """A file of prompts, one a line, decoded together."""
+    max_tokens: int = 256
+    """Most tokens to draw for each prompt."""
+    n: int = 1
+    """Texts per prompt, with seeds counted up."""
+    seed: int | None = None
+    """Same seed, same text; drawn at random if not given."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text."""
+    ignore_end: bool = False
+    """Go on past <|endoftext|>."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+    json: bool = False
+    """Print one JSON object with ids, text, log-probabilities and seeds."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    command = tyro.cli(Command, args=argv, prog="gpt2lab generate")
+    import gpt2lab
+
+    checkpoint = gpt2lab.load(command.model)
+    if checkpoint.tokenizer is None:
+        raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    if command.prompt is None and command.prompts is None and sys.stdin.isatty():
+        _interact(command, model, tokenizer)
+        return
+    prompts = _prompts(command)
+    requests = [_request(command, tokenizer, p, i) for p in prompts for i in range(command.n)]
+    if len(requests) == 1 and not command.json:
+        print(prompts[0], end="")
+        _print_stream(model, tokenizer, requests[0])
+        return
+    from gpt2lab.generation import generate
+
+    results = generate(model, tokenizer, requests)
+    texts = [p for p in prompts for _ in range(command.n)]
+    if command.json:
+        print(json.dumps({"results": _table(texts, results)}, ensure_ascii=False))
+        return
+    for prompt, result in zip(texts, results, strict=True):
+        print(f"{prompt}{result.text}\n{'-' * 20}")
+
+
+def _table(prompts: list[str], results: "list[Generation]") -> list[dict[str, object]]:
+    return [{"prompt": p} | asdict(r) for p, r in zip(prompts, results, strict=True)]
+
+
+def _prompts(command: Command) -> list[str]:
+    if command.prompt is not None:
+        return [command.prompt]
+    if command.prompts is None:
+        return [sys.stdin.read().rstrip("\n")]
+    try:
+        lines = command.prompts.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read prompts from {command.prompts}: {error}") from None
+    if not lines:
+        raise UserError(f"{command.prompts} is empty; write one prompt a line")
+    return lines
+
+
+def _request(command: Command, tokenizer: "Tokenizer", prompt: str, number: int) -> "Request":
+    from gpt2lab.generation import Request
+
+    return Request(
+        tuple(tokenizer.encode(prompt)),
+        max_tokens=command.max_tokens,
+        sampling=command.sampling,
+        seed=None if command.seed is None else command.seed + number,
+        stop=command.stop,
+        ignore_end=command.ignore_end,
+        logprobs=0 if command.json else None,
+    )
+
+
+def _print_stream(model: "GPT2", tokenizer: "Tokenizer", request: "Request") -> None:
+    from gpt2lab.generation import stream
+
+    for piece in stream(model, tokenizer, request):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _interact(command: Command, model: "GPT2", tokenizer: "Tokenizer") -> None:
+    print("Type a prompt and press return; end with ctrl-D.", file=sys.stderr)
+    number = 0
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        try:
+            _print_stream(model, tokenizer, _request(command, tokenizer, prompt, number))
+        except UserError as error:
+            print(f"gpt2lab: {error}", file=sys.stderr)
+        number += 1

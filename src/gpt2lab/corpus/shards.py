@@ -1,0 +1,165 @@
+"""Token shards: what the corpus writes and training reads.
+
+A shard is llm.c's `.bin`: 1,024 bytes of header (int32: magic 20240520, version 1, token count),
+then uint16 ids, every document preceded by `<|endoftext|>`. nanoGPT's headerless `.bin` can be
+read too. `index.json` beside them records the tokenizer's digest, counts and each file's SHA-256.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2lab.errors import UserError
+from gpt2lab.storage import read_json, write_json
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_BYTES = 1024
+TOKENS_PER_SHARD = 100_000_000
+INDEX = "index.json"
+
+Ids = npt.NDArray[np.uint16]
+
+
+class ShardWriter:
+    """Writes one split ("train" or "val") of a corpus as numbered shards in `folder`.
+
+    Use as: `writer.add(ids)` per document, then `entry = writer.close()`, whose result goes into
+    `write_index`. `folder` should be a temporary one that is renamed when all is done.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, end_of_text: int, tokens_per_shard: int = TOKENS_PER_SHARD
+    ) -> None:
+        self._folder, self._split = folder, split
+        self._end_of_text = end_of_text
+        self._limit = tokens_per_shard
+        self._parts: list[Ids] = []
+        self._held = 0
+        self._files: list[dict[str, Any]] = []
+        self.documents = 0
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Append one document."""
+        self._parts.append(np.array([self._end_of_text, *ids], dtype=np.uint16))
+        self._held += len(ids) + 1
+        self.documents += 1
+        while self._held >= self._limit:
+            self._flush(self._limit)
+
+    def _flush(self, count: int) -> None:
+        tokens = np.concatenate(self._parts) if self._parts else np.empty(0, np.uint16)
+        body, rest = tokens[:count], tokens[count:]
+        self._parts, self._held = ([rest] if len(rest) else []), len(rest)
+        header = np.zeros(HEADER_BYTES // 4, "<i4")
+        header[:3] = MAGIC, VERSION, len(body)
+        data = header.tobytes() + body.astype("<u2").tobytes()
+        name = f"{self._split}_{len(self._files):06d}.bin"
+        (self._folder / name).write_bytes(data)
+        self._files.append(
+            {"name": name, "tokens": len(body), "sha256": hashlib.sha256(data).hexdigest()}
+        )
+
+    def close(self) -> dict[str, Any]:
+        """Write what is left and return the split's entry for `write_index`."""
+        if self._held or not self._files:
+            self._flush(self._held)
+        tokens = sum(file["tokens"] for file in self._files)
+        return {"documents": self.documents, "tokens": tokens, "files": self._files}
+
+
+def write_index(folder: Path, tokenizer_digest: str, splits: dict[str, dict[str, Any]]) -> None:
+    """Write `index.json` for the shards in `folder`."""
+    write_json(
+        folder / INDEX, {"version": 1, "tokenizer": tokenizer_digest, "dtype": "uint16"} | splits
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one split as one long sequence over memory-mapped shards."""
+
+    parts: tuple[Ids, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def slice(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """`count` ids from position `start`, across shard borders."""
+        out = np.empty(count, dtype=np.int64)
+        filled = 0
+        for part in self.parts:
+            if start < len(part) and filled < count:
+                piece = part[start : start + count - filled]
+                out[filled : filled + len(piece)] = piece
+                filled += len(piece)
+                start = 0
+            else:
+                start -= len(part) if filled == 0 else 0
+        if filled < count:
+            raise IndexError(f"tokens end {count - filled} short of the slice")
+        return out
+
+
+def open_shard(path: Path) -> Ids:
+    """Map one `.bin` into memory; UserError if it is neither llm.c's form nor plain uint16."""
+    try:
+        size = path.stat().st_size
+        head = np.fromfile(path, "<i4", 3) if size >= HEADER_BYTES else np.empty(0, "<i4")
+        if len(head) == 3 and head[0] == MAGIC:
+            if head[1] != VERSION:
+                raise UserError(f"{path}: shard version {head[1]} is not {VERSION}")
+            count = int(head[2])
+            if count < 0 or size != HEADER_BYTES + 2 * count:
+                raise UserError(
+                    f"{path} has {size} bytes, its header says {HEADER_BYTES + 2 * count}; it is "
+                    "truncated or damaged, make it again"
+                )
+            offset = HEADER_BYTES
+        elif size % 2:
+            raise UserError(f"{path} has an odd number of bytes; it is no shard of uint16 ids")
+        else:
+            count, offset = size // 2, 0
+        if count == 0:
+            return np.empty(0, np.uint16)
+        return np.memmap(path, "<u2", "r", offset, (count,))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def open_split(folder: Path, split: str) -> Tokens:
+    """The tokens of one split of a shard folder, or of nanoGPT's `train.bin` / `val.bin`."""
+    if (folder / INDEX).exists():
+        entry = read_json(folder / INDEX).get(split)
+        if entry is None:
+            raise UserError(f"{folder / INDEX} has no split {split!r}")
+        names = [file["name"] for file in entry["files"]]
+        digest = ",".join(file["sha256"] for file in entry["files"])
+    else:
+        names = sorted(f.name for f in folder.glob(f"{split}*.bin"))
+        digest = ",".join(f"{name}:{(folder / name).stat().st_size}" for name in names)
+    if not names:
+        raise UserError(f"{folder} has no {split}*.bin; make shards with: gpt2lab corpus shard")
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{folder / INDEX} names {name!r}, which lies outside it; refused")
+    parts = tuple(open_shard(folder / name) for name in names)
+    return Tokens(parts, hashlib.sha256(digest.encode()).hexdigest())
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Digest of the tokenizer a shard folder was written with, if it says."""
+    return read_json(folder / INDEX).get("tokenizer") if (folder / INDEX).exists() else None
+
+
+def largest(parts: Iterable[Ids]) -> int:
+    """The largest id in the given shards, -1 if there is none."""
+    return max((int(part.max()) for part in parts if len(part)), default=-1)

@@ -1,0 +1,1 @@
+"""Measuring a model: likelihood of texts, each number with its n, interval and protocol."""

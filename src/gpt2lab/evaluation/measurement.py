@@ -1,0 +1,26 @@
+"""The form in which every number leaves the program."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number that says how it was measured.
+
+    low, high: 95 % confidence interval; None where a number has no sampling error.
+    n: how many independent items (documents, questions) it is over.
+    data: digest of what it was measured on.
+    """
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    protocol: str
+    data: str
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.name} {self.value:.3f}{interval} {self.unit} (n={self.n:,})"

@@ -1,0 +1,108 @@
+"""The KV cache: keys and values of past tokens, preallocated once, rows of different lengths."""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from gpt2lab.model.config import GPT2Config
+
+
+class KVCache:
+    """Keys and values of up to `capacity` tokens for each of B sequences.
+
+    Rows may hold different numbers of tokens: `length_B` says how many of each row's are real.
+    A prompt shorter than its neighbours is padded on the right; what its padding wrote is
+    masked at once and overwritten by the row's next tokens, so no row sees another's length.
+
+    keys, values: [L, B, H, capacity, K].
+    """
+
+    def __init__(self, keys_LBHSK: Tensor, values_LBHSK: Tensor, length_B: Tensor) -> None:
+        self.keys_LBHSK = keys_LBHSK
+        self.values_LBHSK = values_LBHSK
+        self.length_B = length_B
+        self.length = int(length_B.max())
+        self._even = bool((length_B == self.length).all())
+
+    @classmethod
+    def empty(
+        cls,
+        config: GPT2Config,
+        batch: int,
+        *,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """A cache with no tokens yet; `capacity` is the model's context unless given."""
+        capacity = config.n_positions if capacity is None else capacity
+        shape = (config.n_layer, batch, config.n_head, capacity, config.head_dim)
+        keys = torch.zeros(shape, dtype=dtype, device=device)
+        lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        return cls(keys, torch.zeros_like(keys), lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens a row can hold."""
+        return self.keys_LBHSK.shape[3]
+
+    def place(self, T: int) -> tuple[Tensor, Tensor | None]:
+        """Positions [B or 1, T] of the next T tokens, and the mask [B, 1, T, S] of keys they see.
+
+        The mask is None where plain causal attention, or seeing everything, is right.
+        """
+        device = self.length_B.device
+        step_T = torch.arange(T, device=device)
+        if self._even:
+            position_BT = (self.length + step_T)[None]
+            if T == 1 or self.length == 0:
+                return position_BT, None
+        else:
+            position_BT = self.length_B[:, None] + step_T
+        # A padding token's position may lie past the table; what it computes is thrown away.
+        position_BT = position_BT.clamp(max=self.capacity - 1)
+        key_S = torch.arange(self.length + T, device=device)
+        return position_BT, (key_S <= position_BT[:, :, None])[:, None]
+
+    def append(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values; return all of them, [B, H, S, K] each."""
+        keys, values = self.keys_LBHSK[layer], self.values_LBHSK[layer]
+        T = k_BHTK.shape[2]
+        end = self.length + T
+        if self._even:
+            keys[:, :, self.length : end] = k_BHTK
+            values[:, :, self.length : end] = v_BHTK
+        else:
+            row_B1 = torch.arange(len(self.length_B), device=self.length_B.device)[:, None]
+            slot_BT = self.length_B[:, None] + torch.arange(T, device=self.length_B.device)
+            slot_BT = slot_BT.clamp(max=self.capacity - 1)
+            # Indexing rows and slots around H puts them first: [B, T, H, K].
+            keys[row_B1, :, slot_BT] = k_BHTK.transpose(1, 2)
+            values[row_B1, :, slot_BT] = v_BHTK.transpose(1, 2)
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, T: int) -> None:
+        """Count T more tokens in every row, once all layers have stored them."""
+        self.length_B += T
+        self.length += T
+
+    def set_lengths(self, length_B: Tensor) -> None:
+        """Forget what lies beyond each row's length: right padding, or tokens taken back."""
+        self.length_B.copy_(length_B)
+        self.length = int(length_B.max())
+        self._even = bool((length_B == self.length).all())
+
+    def rows(self, index: Tensor) -> Self:
+        """A cache of its own holding only the given rows."""
+        return type(self)(
+            self.keys_LBHSK[:, index], self.values_LBHSK[:, index], self.length_B[index]
+        )
+
+    def put(self, row: int, other: Self) -> None:
+        """Replace one row by the only row of another cache of the same shape."""
+        self.keys_LBHSK[:, row] = other.keys_LBHSK[:, 0]
+        self.values_LBHSK[:, row] = other.values_LBHSK[:, 0]
+        length_B = self.length_B.clone()
+        length_B[row] = other.length_B[0]
+        self.set_lengths(length_B)

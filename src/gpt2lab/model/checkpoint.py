@@ -1,0 +1,328 @@
+"""Checkpoint folders, laid out exactly as Hugging Face's `GPT2LMHeadModel` lays them out.
+
+`config.json`, `model.safetensors` and the tokenizer's files open in transformers, vLLM and
+llama.cpp's converter as they are; `gpt2lab.json` beside them records how the weights came to be.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt2lab.errors import UserError
+from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.transformer import GPT2
+from gpt2lab.storage import atomic_folder, read_json, write_json
+from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+METADATA = "gpt2lab.json"
+
+# OpenAI stores these as [n_in, n_out] ("Conv1D"); nn.Linear is the transpose.
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_erf"}
+
+
+@dataclass
+class Checkpoint:
+    """A model with its tokenizer (None if its folder has none) and what is known of its making."""
+
+    model: GPT2
+    tokenizer: Tokenizer | None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    model: GPT2,
+    tokenizer: Tokenizer | None,
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a checkpoint folder in one atomic step; UserError if it exists or the disk refuses."""
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        write_into(temporary, model, tokenizer, metadata)
+
+
+def write_into(
+    folder: Path, model: GPT2, tokenizer: Tokenizer | None, metadata: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint's files into a folder that exists; OSError if the disk refuses."""
+    end_of_text = tokenizer.end_of_text if tokenizer else None
+    write_json(folder / "config.json", to_hf_config(model, end_of_text))
+    tensors = {f"transformer.{name}": t for name, t in to_hf_tensors(model).items()}
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise disk_error(error) from error
+    if tokenizer:
+        tokenizer.save(folder, max_length=model.config.n_positions)
+    write_json(folder / METADATA, dict(metadata))
+
+
+def disk_error(error: SafetensorError) -> OSError:
+    """The OSError inside a safetensors error, which names its number only in the text."""
+    digits = str(error).partition("os error ")[2].split(")")[0]
+    return OSError(int(digits) if digits.isdigit() else 0, str(error))
+
+
+def to_hf_config(model: GPT2, end_of_text: int | None) -> dict[str, Any]:
+    """The model's shape as transformers' `GPT2Config` writes it."""
+    c = model.config
+    activation = "gelu_new" if c.activation == "gelu_tanh" else "gelu"
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": activation,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "n_ctx": c.n_positions,
+        "n_positions": c.n_positions,
+        "vocab_size": c.vocab_size,
+        "layer_norm_epsilon": 1e-5,
+        "attn_pdrop": c.dropout,
+        "embd_pdrop": c.dropout,
+        "resid_pdrop": c.dropout,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "dtype": str(model.wte.weight.dtype).removeprefix("torch."),
+    }
+
+
+def from_hf_config(path: Path) -> GPT2Config:
+    """Read transformers' config.json; UserError if it describes no GPT-2."""
+    table = read_json(path)
+    kind = table.get("model_type") if isinstance(table, dict) else None
+    if kind != "gpt2":
+        raise UserError(f"{path}: model_type is {kind!r}, not 'gpt2'; only GPT-2 can be loaded")
+    activation = table.get("activation_function", "gelu_new")
+    if activation not in _ACTIVATIONS:
+        raise UserError(f"{path}: activation_function {activation!r} is not GPT-2's gelu_new")
+    if table.get("layer_norm_epsilon", 1e-5) != 1e-5 or table.get("tie_word_embeddings") is False:
+        raise UserError(f"{path}: layer_norm_epsilon or an untied head differ from GPT-2's")
+    if table.get("n_inner") not in (None, 4 * table.get("n_embd", 768)):
+        raise UserError(f"{path}: n_inner {table['n_inner']} is not 4 * n_embd as in GPT-2")
+    fields = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    shape = {name: table[name] for name in fields if name in table}
+    for name, value in shape.items():
+        if type(value) is not int or not 0 < value < 2**24:
+            raise UserError(f"{path}: {name} is {value!r}; it must be a positive whole number")
+    return GPT2Config(**shape, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+
+
+def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
+    """The weights under transformers' names and layout, without vocabulary padding."""
+    tensors = {}
+    for name, p in model.state_dict().items():
+        t = p.detach()
+        if name == "wte.weight":
+            t = t[: model.config.vocab_size]
+        elif name.endswith(TRANSPOSED):
+            t = t.t()
+        tensors[name] = t.contiguous()
+    return tensors
+
+
+def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a GPT-2 of this shape under its Hugging Face name, with its shape."""
+    d = config.n_embd
+    block = {
+        "ln_1.weight": (d,),
+        "ln_1.bias": (d,),
+        "attn.c_attn.weight": (d, 3 * d),
+        "attn.c_attn.bias": (3 * d,),
+        "attn.c_proj.weight": (d, d),
+        "attn.c_proj.bias": (d,),
+        "ln_2.weight": (d,),
+        "ln_2.bias": (d,),
+        "mlp.c_fc.weight": (d, 4 * d),
+        "mlp.c_fc.bias": (4 * d,),
+        "mlp.c_proj.weight": (4 * d, d),
+        "mlp.c_proj.bias": (d,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.vocab_size, d),
+        "wpe.weight": (config.n_positions, d),
+    }
+    for layer in range(config.n_layer):
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+    return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+
+class TensorSource(Mapping[str, Tensor]):
+    """Tensors by Hugging Face name, read one at a time; `shapes` are known before any is read."""
+
+    def __init__(self, where: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.where = where
+        self.shapes = shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class LoadedTensors(TensorSource):
+    """Tensors that are in memory already."""
+
+    def __init__(self, where: Path, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(where, {name: tuple(t.shape) for name, t in tensors.items()})
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class SafeTensors(TensorSource):
+    """One or several safetensors files, mapped into memory."""
+
+    def __init__(self, where: Path, files: list[Path], stack: ExitStack) -> None:
+        self._handles: dict[str, tuple[Any, str]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in files:
+            try:
+                handle = stack.enter_context(safe_open(file, framework="pt"))
+                for key in handle.keys():  # noqa: SIM118 - not a mapping
+                    name = hf_name(key)
+                    shapes[name] = tuple(handle.get_slice(key).get_shape())
+                    self._handles[name] = (handle, key)
+            except FileNotFoundError:
+                raise UserError(f"{file} is missing; copy every file of the checkpoint") from None
+            except (SafetensorError, OSError, struct.error) as error:
+                raise UserError(
+                    f"{file} is not a whole safetensors file ({error}); fetch or save it again"
+                ) from None
+        super().__init__(where, shapes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        handle, key = self._handles[name]
+        return handle.get_tensor(key)  # type: ignore[no-any-return]
+
+
+def hf_name(key: str) -> str:
+    """A tensor's name without the prefixes that trainers and wrappers leave on it."""
+    for prefix in ("_orig_mod.", "module.", "transformer."):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _is_buffer(name: str) -> bool:
+    """Old transformers saved each block's causal mask; it is not a weight."""
+    return name.endswith((".attn.bias", ".attn.masked_bias"))
+
+
+def build(config: GPT2Config, source: TensorSource, dtype: torch.dtype = torch.float32) -> GPT2:
+    """A model of shape `config` with the weights of `source`, every tensor checked first.
+
+    Raises UserError naming the file and tensor that is missing, misshapen or unknown.
+    """
+    if config.n_layer > len(source):  # before a hostile config can ask for a billion layers
+        raise UserError(
+            f"{source.where}: config says {config.n_layer} layers, but only {len(source)} tensors "
+            "are there; the files do not belong together"
+        )
+    wanted = expected_shapes(config)
+    for name, shape in wanted.items():
+        if name not in source.shapes:
+            raise UserError(
+                f"{source.where}: tensor {name!r} is missing; fetch or save the checkpoint again"
+            )
+        if source.shapes[name] != shape:
+            raise UserError(
+                f"{source.where}: tensor {name!r} has shape {list(source.shapes[name])}, but the "
+                f"config asks for {list(shape)}; the files do not belong together"
+            )
+    for name in source.shapes:
+        if name not in wanted and not _is_buffer(name) and name != "lm_head.weight":
+            raise UserError(f"{source.where}: tensor {name!r} is not part of a GPT-2")
+    if "lm_head.weight" in source.shapes and not torch.equal(
+        source["lm_head.weight"], source["wte.weight"]
+    ):
+        raise UserError(
+            f"{source.where}: 'lm_head.weight' differs from 'wte.weight'; GPT-2's head is tied, "
+            "so this model cannot be held"
+        )
+    with torch.device("meta"):
+        model = GPT2(config)
+    state = {}
+    for name in wanted:
+        t = source[name].to(dtype)
+        state[name] = (t.t() if name.endswith(TRANSPOSED) else t).clone(
+            memory_format=torch.contiguous_format
+        )
+    if config.padded_vocab_size > config.vocab_size:
+        rows = config.padded_vocab_size - config.vocab_size
+        state["wte.weight"] = torch.cat(
+            [state["wte.weight"], torch.zeros(rows, config.n_embd, dtype=dtype)]
+        )
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def read_folder(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2:
+    """The model of a Hugging Face folder with safetensors, whole or sharded."""
+    config = from_hf_config(folder / "config.json")
+    if (folder / WEIGHTS).exists():
+        files = [folder / WEIGHTS]
+    elif (folder / INDEX).exists():
+        files = sharded_files(folder / INDEX)
+    else:
+        raise UserError(
+            f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
+        )
+    with ExitStack() as stack:
+        return build(config, SafeTensors(files[0], files, stack), dtype)
+
+
+def sharded_files(index: Path) -> list[Path]:
+    """The files an index names, in order; names that lead out of the folder are refused."""
+    table = read_json(index)
+    weight_map = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} has no weight_map; fetch it again")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{index} names {name!r}, which lies outside its folder; refused")
+    return [index.with_name(name) for name in names]
+
+
+def load(source: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Load a checkpoint folder, a published size by name, or `hf:owner/name`.
+
+    Raises UserError with what to put where, if the source cannot be read.
+    """
+    folder = Path(source)
+    if not folder.exists():
+        folder = fetch(str(source), MODEL_FILES)
+    if not folder.is_dir():
+        raise UserError(f"{source} is a file; to bring it in, run: gpt2lab import {source} OUT")
+    if (folder / "model" / "config.json").exists() and not (folder / "config.json").exists():
+        folder = folder / "model"  # a run folder: its finished model
+    model = read_folder(folder, dtype)
+    has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    if tokenizer and tokenizer.size > model.config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.size} ids, the model only "
+            f"{model.config.vocab_size}; the files do not belong together"
+        )
+    metadata = read_json(folder / METADATA) if (folder / METADATA).exists() else {}
+    return Checkpoint(model, tokenizer, metadata)

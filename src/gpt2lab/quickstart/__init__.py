@@ -1,0 +1,1 @@
+"""The whole path on one machine in minutes: text, vocabulary, model, measurement, report."""

@@ -1,0 +1,129 @@
+"""Writing that is never half done: a temporary name first, then one rename."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import UserError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EROFS: "it is on a read-only file system; choose another output folder",
+    errno.EACCES: "permission is denied; choose a folder you may write to",
+    errno.EPERM: "permission is denied; choose a folder you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def writing_failed(path: Path, error: OSError) -> UserError:
+    """The sentence for an OSError met while writing to `path`."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"cannot write {path}: {reason}")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, else it is removed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` when the block succeeds.
+
+    Raises UserError if `path` exists and `overwrite` is false, or if the disk refuses.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise UserError if `path` exists and may not be overwritten."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; pass --overwrite to replace it or choose another --out")
+
+
+def require_writable_folder(path: Path) -> None:
+    """Create `path` and prove that files can be written into it, before hours are spent."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x")
+    except FileExistsError:
+        raise UserError(f"{path} is a file, not a folder; choose another --out") from None
+    except OSError as error:
+        raise writing_failed(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; UserError if it is absent or broken."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch or make it again") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Training: shards to batches, optimizers, schedules, the loop, exact resume."""

@@ -1,0 +1,143 @@
+"""What happens beside training: metrics, validation, checkpoints, progress on the screen."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2lab.doctor import Peak
+from gpt2lab.errors import UserError
+from gpt2lab.progress import Bar
+from gpt2lab.storage import writing_failed
+from gpt2lab.training.loop import Callback, Trainer
+
+
+class Evaluate(Callback):
+    """Validate every few steps, and once more before the last checkpoint is written."""
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        every = trainer.recipe.every.evaluate
+        last = trainer.fraction >= 1
+        if every and (trainer.progress.step % every == 0 or last):
+            loss = trainer.evaluate()
+            if loss is not None:
+                record["validation_loss"] = loss
+
+
+class Save(Callback):
+    """Write a checkpoint every few steps."""
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        every = trainer.recipe.every.save
+        if every and trainer.progress.step % every == 0:
+            trainer.save()
+
+
+class Metrics(Callback):
+    """Append a line per logged step to metrics.jsonl, with model FLOPs utilisation."""
+
+    def __init__(self, peak: Peak) -> None:
+        self._peak = peak
+        self._file: IO[str] | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        path = trainer.run / "metrics.jsonl"
+        _truncate(path, trainer.progress.step)
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise writing_failed(path, error) from error
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        recipe = trainer.recipe
+        flops = recipe.model.flops_per_token(recipe.context)
+        record["mfu"] = round(record["tokens_per_s"] * flops / (self._peak.tflops * 1e12), 4)
+        if record["step"] % recipe.every.log == 0 or "validation_loss" in record:
+            assert self._file is not None
+            try:
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise writing_failed(Path(self._file.name), error) from error
+
+    def finish(self, trainer: Trainer) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Drop the lines of steps that a killed run had logged but not saved."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):  # the line being written when the run was killed
+            continue
+    path.write_text("".join(kept), "utf-8")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; {run} is not the folder of a run")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+class Screen(Callback):
+    """A live bar on a terminal, lines elsewhere: loss, tokens per second, time left."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._loss: float | None = None
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        self._loss = record["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * record["loss"]
+        done = trainer.fraction
+        left = trainer.progress.seconds * (1 - done) / max(done, 1e-9)
+        self._bar.update(
+            done,
+            f"step {record['step']:,} · loss {self._loss:.3f} · "
+            f"{record['tokens_per_s']:,.0f} tokens/s · MFU {100 * record['mfu']:.0f} % · "
+            f"{clock(left)} left",
+        )
+        if "validation_loss" in record:
+            self._bar.print(
+                f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
+            )
+
+
+class Sample(Callback):
+    """Show what the model writes, every few steps or every few seconds."""
+
+    def __init__(
+        self,
+        write: Callable[[Trainer], str],
+        show: Callable[[str], None],
+        *,
+        steps: int = 0,
+        seconds: float = math.inf,
+    ) -> None:
+        self._write, self._show = write, show
+        self._steps, self._seconds = steps, seconds
+        self._next = seconds
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        due = self._steps and trainer.progress.step % self._steps == 0
+        if due or trainer.progress.seconds >= self._next:
+            self._next = trainer.progress.seconds + self._seconds
+            trainer.model.eval()
+            self._show(self._write(trainer))
+            trainer.model.train()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
