@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt2lab.errors import UserError
+from gpt2lab.model.attention import attend
 from gpt2lab.model.cache import KVCache
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.linear import Linear, linear
@@ -40,14 +41,8 @@ class Attention(nn.Module):
         )
         if cache is not None:
             k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK,
-            k_BHSK,
-            v_BHSK,
-            attn_mask=mask_BHTS,
-            dropout_p=self.dropout if self.training else 0.0,
-            # One query, the newest, may see every key; more need the triangle.
-            is_causal=mask_BHTS is None and T > 1,
+        y_BHTK = attend(
+            q_BHTK, k_BHSK, v_BHSK, mask_BHTS, self.dropout if self.training else 0.0
         )
         return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
 
