@@ -1,5 +1,7 @@
 """GPT-2's encoder written plainly from its description: the pattern, then lowest rank first."""
 
+import itertools
+
 import regex
 
 from gpt2lab.tokenizer.vocabulary import Vocabulary
@@ -15,7 +17,7 @@ def encode(vocabulary: Vocabulary, text: str) -> list[int]:
     for word in PATTERN.findall(text):
         parts = [bytes([byte]) for byte in word.encode()]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(itertools.pairwise(parts))
             best = min(pairs, key=lambda pair: order.get(pair, len(order)))
             if best not in order:
                 break

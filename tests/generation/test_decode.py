@@ -161,7 +161,9 @@ def forced(model, tokenizer, text, *, stop=(), count=None):
             self.step = min(self.step + 1, len(self.ids) - 1)
             return out
 
-    request = Request((1,), max_tokens=count or len(tokenizer.encode(text)), sampling=GREEDY, stop=stop)
+    request = Request(
+        (1,), max_tokens=count or len(tokenizer.encode(text)), sampling=GREEDY, stop=stop
+    )
     pieces, last = [], None
     iterator = stream(Script(), tokenizer, request)
     while last is None:

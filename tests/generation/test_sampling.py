@@ -69,13 +69,13 @@ def test_truncation_equals_transformers(seed, temperature, top_k, top_p, min_p):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    history=st.lists(st.integers(0, 5), min_size=1, max_size=8), penalty=st.floats(0.5, 2.0)
-)
+@given(history=st.lists(st.integers(0, 5), min_size=1, max_size=8), penalty=st.floats(0.5, 2.0))
 def test_repetition_penalty_equals_transformers(history, penalty):
     expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([history]), LOGITS[None])[0]
     middle = len(history) // 2
-    found = penalise(LOGITS, Sampling(repetition_penalty=penalty), history[:middle], history[middle:])
+    found = penalise(
+        LOGITS, Sampling(repetition_penalty=penalty), history[:middle], history[middle:]
+    )
     assert torch.allclose(found, expected)
 
 

@@ -74,7 +74,9 @@ def rewrite(folder, change):
 def test_missing_misshapen_and_foreign_tensors_are_named(folder, tmp_path):
     cases = {
         "missing": lambda t: t.pop("transformer.h.1.mlp.c_fc.bias"),
-        "has shape \\[3, 3\\]": lambda t: t.update({"transformer.h.1.mlp.c_fc.bias": torch.ones(3, 3)}),
+        "has shape \\[3, 3\\]": lambda t: t.update(
+            {"transformer.h.1.mlp.c_fc.bias": torch.ones(3, 3)}
+        ),
         "not part of a GPT-2": lambda t: t.update({"transformer.h.1.mlp.extra": torch.ones(3)}),
         "head is tied": lambda t: t.update({"lm_head.weight": torch.ones(300, 32)}),
     }

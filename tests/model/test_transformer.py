@@ -59,7 +59,7 @@ def check_parity(config: GPT2Config, dtype, tolerance, length, *, gradients=True
         return
     logits, expected = ours(ids), theirs(ids).logits
     assert torch.allclose(logits, expected, atol=tolerance, rtol=tolerance)
-    for model, output in ((ours, logits), (theirs, expected)):
+    for _model, output in ((ours, logits), (theirs, expected)):
         loss = F.cross_entropy(output[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
     their_grads = {k.removeprefix("transformer."): p.grad for k, p in theirs.named_parameters()}

@@ -2,13 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-import reference_bpe
 import tiktoken
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
+import reference_bpe
 from gpt2lab import UserError
 from gpt2lab.tokenizer import Tokenizer
 
@@ -19,7 +19,9 @@ def oracle(data: Path) -> tiktoken.Encoding:
     folder = data / "tokenizer" / "gpt2"
     return tiktoken.Encoding(
         "gpt2",
-        pat_str=r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""",
+        pat_str=(
+            r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+        ),
         mergeable_ranks=data_gym_to_mergeable_bpe_ranks(
             vocab_bpe_file=str(folder / "vocab.bpe"),
             encoder_json_file=str(folder / "encoder.json"),

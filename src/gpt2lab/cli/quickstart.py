@@ -37,9 +37,7 @@ def run(argv: Sequence[str]) -> None:
 
     recipe = read_recipe(command.recipe, Recipe) if command.recipe else default_recipe()
     recipe = replace(recipe, train=replace(recipe.train, minutes=command.minutes, steps=None))
-    result = quickstart(
-        command.out, recipe=recipe, text=command.text, overwrite=command.overwrite
-    )
+    result = quickstart(command.out, recipe=recipe, text=command.text, overwrite=command.overwrite)
     if command.json:
         print(json.dumps(result.as_table(command.out), ensure_ascii=False))
         return

@@ -66,8 +66,8 @@ def run(argv: Sequence[str]) -> None:
             return
         callbacks = []
         if recipe.every.sample:
-            from gpt2lab.training.samples import write_sample
             from gpt2lab.progress import console
+            from gpt2lab.training.samples import write_sample
 
             out = console()
             callbacks.append(
@@ -77,9 +77,7 @@ def run(argv: Sequence[str]) -> None:
                     steps=recipe.every.sample,
                 )
             )
-        folder = runs.start(
-            recipe, command.out, overwrite=command.overwrite, callbacks=callbacks
-        )
+        folder = runs.start(recipe, command.out, overwrite=command.overwrite, callbacks=callbacks)
         where = command.out
     last = read_metrics(where)[-1]
     result: dict[str, Any] = {

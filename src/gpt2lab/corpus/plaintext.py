@@ -31,9 +31,7 @@ def read_documents(path: Path) -> list[Document]:
     if not documents:
         raise UserError(f"{path} holds no text; give a file or folder that does")
     if len(documents) < FEW:
-        documents = [
-            Document(passage, d.source) for d in documents for passage in passages(d.text)
-        ]
+        documents = [Document(passage, d.source) for d in documents for passage in passages(d.text)]
     return documents
 
 

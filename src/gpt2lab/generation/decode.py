@@ -134,9 +134,7 @@ class _Row:
         return Generation(self.ids, self._text, self.reason, self.seed, self.logprobs, self.top)
 
 
-def generate(
-    model: GPT2, tokenizer: Tokenizer, requests: Sequence[Request]
-) -> list[Generation]:
+def generate(model: GPT2, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[Generation]:
     """Continue several prompts together; each result is what its prompt alone would give."""
     rows = [_Row(request, model, tokenizer) for request in requests]
     for _ in _decode(model, rows):
@@ -144,9 +142,7 @@ def generate(
     return [row.result() for row in rows]
 
 
-def stream(
-    model: GPT2, tokenizer: Tokenizer, request: Request
-) -> Generator[str, None, Generation]:
+def stream(model: GPT2, tokenizer: Tokenizer, request: Request) -> Generator[str, None, Generation]:
     """Yield text as it becomes certain; the generator's return value is the `Generation`."""
     row = _Row(request, model, tokenizer)
     for _, piece in _decode(model, [row]):

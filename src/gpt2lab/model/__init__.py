@@ -4,4 +4,4 @@ from gpt2lab.model.cache import KVCache
 from gpt2lab.model.config import SIZES, GPT2Config
 from gpt2lab.model.transformer import GPT2
 
-__all__ = ["SIZES", "GPT2", "GPT2Config", "KVCache"]
+__all__ = ["GPT2", "SIZES", "GPT2Config", "KVCache"]

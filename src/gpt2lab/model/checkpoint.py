@@ -120,7 +120,7 @@ def from_hf_config(path: Path) -> GPT2Config:
     for name, value in shape.items():
         if type(value) is not int or not 0 < value < 2**24:
             raise UserError(f"{path}: {name} is {value!r}; it must be a positive whole number")
-    return GPT2Config(**shape, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+    return GPT2Config(**shape, activation=_ACTIVATIONS[activation])
 
 
 def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ class GPT2Config:
     dropout: float = 0.0
     """Dropout on embeddings, attention and both residual branches, while training."""
     activation: Activation = "gelu_tanh"
-    """GPT-2's GELU is the tanh form; gelu_erf is for importing models trained with the exact one."""
+    """GPT-2's GELU is the tanh form; gelu_erf is for importing models trained with the exact."""
     pad_vocab_to: int = 1
     """Round the embedding's rows up to a multiple of this (64 or 128 suits GPUs); the added rows
     are masked out of the logits and never saved."""

@@ -44,7 +44,10 @@ from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
 GPT2_VOCAB, GPT2_PADDED = 50257, 50304
 
 LLMC_MAGIC = 20240326
-_LLMC_TYPES = {3: (torch.float32, np.dtype("<f4")), 5: (torch.bfloat16, np.dtype("<u2"))}
+_LLMC_TYPES: dict[int, tuple[torch.dtype, np.dtype[Any]]] = {
+    3: (torch.float32, np.dtype("<f4")),
+    5: (torch.bfloat16, np.dtype("<u2")),
+}
 
 
 def import_model(
@@ -154,7 +157,7 @@ def _tensors(path: Path, table: Any) -> dict[str, Tensor]:
 
 
 def _read_nanogpt(path: Path) -> GPT2:
-    """nanoGPT's ckpt.pt: nn.Linear layout, exact GELU, biases optional."""
+    """NanoGPT's ckpt.pt: nn.Linear layout, exact GELU, biases optional."""
     file = unpickle(path)
     args = file.get("model_args") if isinstance(file, dict) else None
     names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")

@@ -19,7 +19,7 @@ _ONEDNN = _onednn_works()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias, for x [..., n_in] and weight [n_out, n_in].
+    """X @ weight.T + bias, for x [..., n_in] and weight [n_out, n_in].
 
     Without gradients on a CPU in float32 this is oneDNN's: `F.linear` calls BLAS, which reads the
     weights of a one-row product at less than half of memory's speed (LOG.md, 2026-11-21).

@@ -7,6 +7,7 @@ A TensorFlow "tensor bundle" is an index, which is a LevelDB table of protocol-b
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,11 @@ from gpt2lab.storage import read_json
 _FOOTER = 48
 _MAGIC = 0xDB4775248B80FB57
 _MAX_INDEX = 64 * 2**20
-_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}  # DT_FLOAT, _DOUBLE, _HALF
+_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    19: np.dtype("<f2"),
+}  # DT_FLOAT, _DOUBLE, _HALF
 
 _NAMES = {
     "attn/c_attn/w": "attn.c_attn.weight",
@@ -143,7 +148,7 @@ def read_index(path: Path) -> tuple[int, dict[str, Entry]]:
         if header.get(2, 0) != 0:
             raise _Damaged("big-endian data")
         entries = {name.decode(): _entry(value) for name, value in records.items()}
-        return int(header.get(1, 1)), entries  # type: ignore[arg-type]
+        return int(header.get(1, 1)), entries
     except (_Damaged, KeyError, IndexError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path} is not a TensorFlow checkpoint index ({error!r}); fetch it again"

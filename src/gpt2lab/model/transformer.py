@@ -41,9 +41,7 @@ class Attention(nn.Module):
         )
         if cache is not None:
             k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
-        y_BHTK = attend(
-            q_BHTK, k_BHSK, v_BHSK, mask_BHTS, self.dropout if self.training else 0.0
-        )
+        y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, mask_BHTS, self.dropout if self.training else 0.0)
         return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
 
 
@@ -109,13 +107,15 @@ class GPT2(nn.Module):
                 p.zero_()
             elif ".ln_" in name or name.startswith("ln_f"):
                 p.fill_(1.0)
+            elif name == "wte.weight":
+                # Rows that pad the table stay zero and leave the draw of all others as it is.
+                p.zero_()[: self.config.vocab_size].normal_(0.0, 0.02, generator=generator)
             elif name == "wpe.weight":
                 p.normal_(0.0, 0.01 if init == "openai" else 0.02, generator=generator)
             elif name.endswith("c_proj.weight"):
                 p.normal_(0.0, residual_std, generator=generator)
             else:
                 p.normal_(0.0, 0.02, generator=generator)
-        self.wte.weight[self.config.vocab_size :] = 0.0  # padding is never read
 
     def hidden(
         self,
@@ -131,7 +131,7 @@ class GPT2(nn.Module):
         restart with each run, so that packed documents see only themselves.
         Raises UserError if the tokens do not fit the context.
         """
-        B, T = ids_BT.shape
+        _B, T = ids_BT.shape
         past = cache.length if cache is not None else 0
         if past + T > self.config.n_positions:
             raise UserError(

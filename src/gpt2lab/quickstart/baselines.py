@@ -21,8 +21,8 @@ def ngram_bits(
     """Bits that an interpolated Kneser-Ney model of `order` needs for the held-out sequences.
 
     Every sequence begins with a separator, which is context and is not scored. One discount per
-    order, n1 / (n1 + 2 n2); lower orders count distinct left neighbours, not occurrences
-    (Chen and Goodman 1998, section 2.7). The last fallback is uniform over `vocab` symbols.
+    order, n1 / (n1 + 2 n2), or 0.5 where nothing occurs once; lower orders count distinct left
+    neighbours, not occurrences (Chen and Goodman 1998, section 2.7). The last fallback is uniform over `vocab` symbols.
     """
     tokens, length = _flatten(train)
     held, held_length = _flatten(held_out)
@@ -30,13 +30,13 @@ def ngram_bits(
     probability = np.full(len(held), 1.0 / vocab)
     context = np.zeros(len(held), np.int64)  # number of the context seen in training; -1: unseen
     for k in range(order):
-        keys, first, counts = grams[k]
+        keys, _first, counts = grams[k]
         if k + 1 < order:
             counts = np.bincount(ids[k][grams[k + 1][1]], minlength=len(keys))
         known = (context >= 0) & (held_length >= k)
         gram = _find(keys, np.where(known, context * vocab + held, -1))
         ones, twos = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
-        discount = ones / max(1, ones + 2 * twos)
+        discount = ones / (ones + 2 * twos) if ones else 0.5  # none would forbid the unseen
         contexts = keys // vocab
         total = np.bincount(contexts, weights=counts)
         kinds = np.bincount(contexts, weights=counts > 0)

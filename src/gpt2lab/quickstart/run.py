@@ -1,6 +1,5 @@
 """`gpt2lab quickstart`: text, vocabulary, model, measurement, samples and report in one go."""
 
-import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
@@ -110,7 +109,7 @@ def quickstart(
     )
     lap("text")
     with step(f"learning a vocabulary of {recipe.model.vocab_size:,}"):
-        tokenizer = train(parts.train, recipe.model.vocab_size)
+        tokenizer = train(parts.train, recipe.model.vocab_size, exact=False)
     lap("vocabulary")
     documents = [Document(t) for t in [*parts.train, *parts.held_out]]
     with step("tokenising") as bar:
@@ -123,7 +122,11 @@ def quickstart(
             on_progress=bar.update,
         )
     lap("tokenising")
-    recipe = replace(recipe, data=replace(recipe.data, path=str(out / "data")))
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, path=str(out / "data")),
+        model=replace(recipe.model, vocab_size=tokenizer.size),
+    )
     sample = Sample(
         write_sample,
         lambda line: shown.print(line, markup=False),
@@ -163,7 +166,8 @@ def _read(text: Path | None, recipe: Recipe) -> Text:
         name = "documentation of the installed packages"
     else:
         documents, name = plaintext.read_documents(text), text.name
-    train_texts, held_out = [], []
+    train_texts: list[str] = []
+    held_out: list[str] = []
     for document in {d.text: d for d in documents}.values():
         part = held_out if document.held_out(recipe.data.held_out) else train_texts
         part.append(document.text)
@@ -179,20 +183,18 @@ def _read(text: Path | None, recipe: Recipe) -> Text:
 def _baselines(text: Text, tokenizer: Tokenizer) -> dict[str, float]:
     """Bits per byte of xz and of two 5-gram models, on the documents the model is measured on."""
     size = sum(len(t.encode()) for t in text.measured)
-    as_bytes = [[[256, *t.encode()] for t in part] for part in (text.train, text.measured)]
     end = tokenizer.end_of_text
-    as_tokens = [
-        [[end, *ids] for ids in tokenizer.encode_batch(part)]
-        for part in (text.train, text.measured)
-    ]
-    return {
-        "xz -9": baselines.xz_bits_per_byte(text.measured),
-        "5-gram of bytes": baselines.ngram_bits(*as_bytes, vocab=257) / size,
-        "5-gram of tokens": baselines.ngram_bits(*as_tokens, vocab=tokenizer.size) / size,
+
+    def as_bytes(part: list[str]) -> list[list[int]]:
+        return [[256, *t.encode()] for t in part]
+
+    def as_tokens(part: list[str]) -> list[list[int]]:
+        return [[end, *ids] for ids in tokenizer.encode_batch(part)]
+
+    bits = {
+        f"5-gram of {name}": baselines.ngram_bits(form(text.train), form(text.measured), vocab)
+        for name, form, vocab in (("bytes", as_bytes, 257), ("tokens", as_tokens, tokenizer.size))
     }
-
-
-def load_result(out: Path) -> dict[str, Any]:
-    """The table a finished quickstart left in `out`."""
-    table: dict[str, Any] = json.loads((out / "result.json").read_text("utf-8"))
-    return table
+    return {"xz -9": baselines.xz_bits_per_byte(text.measured)} | {
+        name: value / size for name, value in bits.items()
+    }

@@ -19,9 +19,7 @@ PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 # tiktoken's regex engine overflows its stack on very long runs of white space (a million blanks
 # end the process), so such runs are cut out by hand. The class is Unicode's White_Space.
-_LONG_SPACE = re.compile(
-    "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{4096,}"
-)
+_LONG_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{4096,}")
 
 # Digest of OpenAI's vocabulary, whose merges need no checking.
 GPT2_DIGEST = "c7a3a6eb903a834843bc1817b6a6f3f1172ecb9501a40dc40cc06e49d5dddbdd"

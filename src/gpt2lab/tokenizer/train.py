@@ -17,11 +17,12 @@ from gpt2lab.tokenizer.vocabulary import (
 )
 
 
-def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train(texts: Iterable[str], vocab_size: int, *, exact: bool = True) -> Tokenizer:
     """Learn `vocab_size` tokens: 256 bytes, the most frequent merges, and `<|endoftext|>` last.
 
     Ids are laid out as in GPT-2: bytes in the order of its byte table, then merges by rank.
-    Raises UserError if the size is below 257 or the text is too short to yield that many merges.
+    exact: refuse a text too short to yield that many merges; else take as many as there are.
+    Raises UserError if the size is below 257 or cannot be reached.
     """
     wanted = vocab_size - 257
     if wanted < 0:
@@ -41,7 +42,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     learned = json.loads(bpe.to_str())["model"]["merges"]
     pairs = tuple((from_visible(a), from_visible(b)) for a, b in learned)
-    if len(pairs) < wanted:
+    if exact and len(pairs) < wanted:
         raise UserError(
             f"the text yields only {len(pairs)} merges, not {wanted}; "
             f"give more text or set vocab_size to at most {257 + len(pairs)}"

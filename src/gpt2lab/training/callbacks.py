@@ -96,7 +96,9 @@ class Screen(Callback):
         self._loss: float | None = None
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        self._loss = record["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * record["loss"]
+        self._loss = (
+            record["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * record["loss"]
+        )
         done = trainer.fraction
         left = trainer.progress.seconds * (1 - done) / max(done, 1e-9)
         self._bar.update(

@@ -82,9 +82,7 @@ class Trainer:
         self.model.checkpoint_blocks = recipe.train.checkpoint_blocks
         self._hidden = torch.compile(self.model.hidden) if recipe.train.compile else None
         self.optimizers = Optimizers(self.model, recipe.optimizer)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.dtype is torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.windows = Windows(train, recipe.context, recipe.train.seed)
         self._val = (
             validation_windows(val, recipe.context, recipe.every.windows)

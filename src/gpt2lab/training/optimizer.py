@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.training import recipe as recipes
@@ -16,7 +16,7 @@ class Optimizers:
     def __init__(self, model: GPT2, settings: recipes.Optimizer) -> None:
         self._settings = settings
         named = dict(model.named_parameters())
-        self._names = {p: name for name, p in named.items()}
+        self._names: dict[Tensor, str] = {p: name for name, p in named.items()}
         matrices = [p for name, p in named.items() if name.startswith("h.") and p.ndim == 2]
         tables = [p for name, p in named.items() if not name.startswith("h.") and p.ndim == 2]
         vectors = [p for p in named.values() if p.ndim < 2]

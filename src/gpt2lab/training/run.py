@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from gpt2lab.doctor import DTYPES, Peak, peak
 from gpt2lab.errors import UserError
 from gpt2lab.progress import Bar, step
 from gpt2lab.settings import read_recipe, to_toml
-from gpt2lab.storage import atomic_file, refuse_existing, require_writable_folder
+from gpt2lab.storage import atomic_file, require_writable_folder
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import state
 from gpt2lab.training.callbacks import Evaluate, Metrics, Save, Screen
@@ -39,7 +40,7 @@ def start(
     require_writable_folder(run)
     recipe = settle(recipe)
     for old in state.list_checkpoints(run) if overwrite else ():
-        _remove(old)
+        shutil.rmtree(old, ignore_errors=True)
     (run / "metrics.jsonl").unlink(missing_ok=True)
     with atomic_file(run / RECIPE) as temporary:
         temporary.write_text(to_toml(recipe), "utf-8")
@@ -142,8 +143,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     model, train = recipe.model, recipe.train
     flops = model.flops_per_token(recipe.context)
     device = torch.device(train.device or "cpu")
-    best = Peak(train.peak_tflops, "recipe") if train.peak_tflops else peak(
-        device, DTYPES[train.dtype]
+    best = (
+        Peak(train.peak_tflops, "recipe")
+        if train.peak_tflops
+        else peak(device, DTYPES[train.dtype])
     )
     states = 16 if recipe.optimizer.name == "adamw" else 12
     tokens = train.micro_batch * recipe.context
@@ -191,12 +194,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     return value
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["plan", "refuse_existing", "resume", "start"]

@@ -1,0 +1,163 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpt2lab.cli.main import VERBS, main
+from gpt2lab.model import checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path, tiny, small_tokenizer):
+    checkpoint.save(tmp_path / "model", tiny, small_tokenizer, {})
+    return str(tmp_path / "model")
+
+
+def test_help_is_quick_and_torch_free():
+    code = (
+        "import sys; from gpt2lab.cli.main import main; main(['--help']); "
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    best = min(_seconds([sys.executable, "-c", code]) for _ in range(3))
+    assert best < 0.5
+
+
+def _seconds(command):
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("module", ["gpt2lab", "gpt2lab.cli.main", "gpt2lab.corpus.build"])
+def test_imports_without_torch(module):
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_usage_names_every_verb(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+    assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"gpt2lab {verb}" in capsys.readouterr().out
+
+
+def test_unknown_verb_and_option(capsys):
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--train.batch-token", "3"])
+    assert caught.value.code == 2
+
+
+def test_recipe_mistakes_exit_2(tmp_path, capsys):
+    path = tmp_path / "r.toml"
+    for text, words in (
+        (
+            "[train]\nbatch_token = 3\n",
+            "unknown key 'train.batch_token'; did you mean 'batch_tokens'?",
+        ),
+        ("[train]\nbatch_tokens = 'many'\n", "'train.batch_tokens' must be a whole number"),
+        ("[model]\nn_head = 7\n", "n_embd 768 is not divisible by model.n_head 7"),
+    ):
+        path.write_text(text)
+        assert main(["train", str(path)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_dry_run_shows_recipe_and_costs(tmp_path, capsys):
+    path = tmp_path / "r.toml"
+    path.write_text("[train]\nsteps = 100\npeak_tflops = 1.0\n")
+    arguments = ["--dry-run", "--train.device", "cpu", "--train.dtype", "float32"]
+    assert main(["train", str(path), *arguments, "--optimizer.learning-rate", "1e-3"]) == 0
+    out = capsys.readouterr().out
+    assert "learning_rate = 0.001" in out
+    assert "124,439,808" in out
+    assert main(["train", str(path), *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 124439808
+
+
+def test_generate(folder, capsys, tmp_path, monkeypatch):
+    options = ["--max-tokens", "8", "--seed", "1"]
+    assert main(["generate", folder, "the cat", *options]) == 0
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("the cat")
+    assert main(["generate", folder, "the cat", *options, "--json", "--n", "2"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert len(results) == 2
+    assert "the cat" + results[0]["text"] == streamed.rstrip("\n")
+    assert [r["seed"] for r in results] == [1, 2]
+    assert len(results[0]["logprobs"]) == len(results[0]["ids"])
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the cat\nthe dog sat\n")
+    assert main(["generate", folder, "--prompts", str(prompts), *options]) == 0
+    assert capsys.readouterr().out.startswith(streamed.rstrip("\n"))
+    long = "cat " * 500
+    assert main(["generate", folder, long]) == 2
+    assert "this model's context is 48: shorten the prompt" in capsys.readouterr().err
+    assert main(["generate", folder, "a", "--temperature", "-1"]) == 2
+    assert "temperature is -1.0" in capsys.readouterr().err
+
+
+def test_tokenizer(tmp_path, capsys, gpt2):
+    gpt2.save(tmp_path / "gpt2")
+    where = str(tmp_path / "gpt2")
+    assert main(["tokenizer", "encode", where, "Hello world"]) == 0
+    assert capsys.readouterr().out == "15496 995\n"
+    assert main(["tokenizer", "decode", where, "15496", "995"]) == 0
+    assert capsys.readouterr().out == "Hello world\n"
+    assert main(["tokenizer", "info", where, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == 50257
+    assert main(["tokenizer", "decode", where, "60000"]) == 2
+    assert "60000 is outside" in capsys.readouterr().err
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat\n" * 50)
+    out = tmp_path / "own"
+    assert main(["tokenizer", "train", str(text), str(out), "--vocab-size", "265"]) == 0
+    capsys.readouterr()
+    assert main(["tokenizer", "encode", str(out), "the cat", "--json"]) == 0
+    assert "".join(json.loads(capsys.readouterr().out)["tokens"]) == "the cat"
+    assert main(["tokenizer", "train", str(text), str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_shard_import_and_train_together(folder, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("<|endoftext|>".join(f"the cat sat on mat {i}" for i in range(400)))
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    assert main(["corpus", "shard", str(text), str(shards), "--tokenizer", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 400
+    path = tmp_path / "r.toml"
+    path.write_text(
+        "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\nn_positions = 16\nvocab_size = 300\n"
+        "[train]\nsteps = 3\nbatch_tokens = 64\nmicro_batch = 4\npeak_tflops = 0.1\n"
+        "[every]\nsample = 2\n"
+    )
+    options = ["--data.path", str(shards), "--out", str(run), "--json"]
+    assert main(["train", str(path), *options]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["steps"] == 3
+    assert "sample at step 2" in captured.err
+    assert main(["train", "--resume", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 3
+    assert main(["train", "--resume", str(run), "--train.steps", "9"]) == 2
+    capsys.readouterr()
+    assert main(["import", str(run / "model"), str(tmp_path / "copy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_layer"] == 1
+    assert main(["generate", str(run), "the", "--max-tokens", "3"]) == 0
+
+
+def test_doctor(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cpu_float32_gflops"] > 0
+    assert found["training_dtype"] in ("float32", "bfloat16", "float16")
