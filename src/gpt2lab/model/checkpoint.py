@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2lab.errors import UserError
-from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.config import Activation, GPT2Config
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
@@ -29,7 +29,11 @@ METADATA = "gpt2lab.json"
 
 # OpenAI stores these as [n_in, n_out] ("Conv1D"); nn.Linear is the transpose.
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_erf"}
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu_erf",
+}
 
 
 @dataclass
@@ -213,7 +217,7 @@ class SafeTensors(TensorSource):
 
     def __getitem__(self, name: str) -> Tensor:
         handle, key = self._handles[name]
-        return handle.get_tensor(key)  # type: ignore[no-any-return]
+        return handle.get_tensor(key)
 
 
 def hf_name(key: str) -> str:

@@ -22,7 +22,8 @@ def ngram_bits(
 
     Every sequence begins with a separator, which is context and is not scored. One discount per
     order, n1 / (n1 + 2 n2), or 0.5 where nothing occurs once; lower orders count distinct left
-    neighbours, not occurrences (Chen and Goodman 1998, section 2.7). The last fallback is uniform over `vocab` symbols.
+    neighbours, not occurrences (Chen and Goodman 1998, section 2.7). The last fallback is uniform
+    over `vocab` symbols.
     """
     tokens, length = _flatten(train)
     held, held_length = _flatten(held_out)

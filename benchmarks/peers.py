@@ -1,0 +1,96 @@
+"""What the benchmark scripts share: peers beside the project, alternating runs, one JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+NANOGPT = Path(__file__).resolve().parents[2] / "nanoGPT"
+
+
+def nanogpt(path: Path) -> Path:
+    if not (path / "model.py").exists():
+        sys.exit(f"no nanoGPT at {path}; clone github.com/karpathy/nanoGPT there or give --nanogpt")
+    return path
+
+
+def machine() -> dict[str, object]:
+    """Where the numbers are from, with the idle machine's measured rates."""
+    import torch
+
+    from gpt2lab.doctor import matmul_tflops, read_gb_per_second
+
+    cpu = torch.device("cpu")
+    model = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "date": date.today().isoformat(),
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "float32_gflops": round(1000 * matmul_tflops(cpu, torch.float32)),
+        "bfloat16_gflops": round(1000 * matmul_tflops(cpu, torch.bfloat16)),
+        "read_gb_per_s": round(read_gb_per_second(cpu), 1),
+    }
+
+
+def worker(script: str, *args: str) -> dict[str, float]:
+    """Run one measurement in a process of its own; it prints one JSON line last."""
+    done = subprocess.run(
+        [sys.executable, script, "--worker", *args], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{args} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def alternate(script: str, names: list[str], rounds: int, *args: str) -> dict[str, dict]:
+    """A B C A B C ...: medians and spread of every figure of every contender."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            runs[name].append(worker(script, name, *args))
+            print(f"round {number + 1} {name}: {runs[name][-1]}", file=sys.stderr)
+    return {
+        name: {
+            key: {
+                "median": statistics.median(r[key] for r in found),
+                "min": min(r[key] for r in found),
+                "max": max(r[key] for r in found),
+            }
+            for key in found[0]
+        }
+        for name, found in runs.items()
+    }
+
+
+def save(name: str, result: dict) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    print(f"written to {path}", file=sys.stderr)
+
+
+def peak_mib() -> int:
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--nanogpt", type=Path, default=NANOGPT, help="nanoGPT's checkout")
+    p.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    return p

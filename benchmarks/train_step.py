@@ -1,0 +1,147 @@
+"""Claim: a float32 training step on CPU beats nanoGPT's and transformers', in less memory.
+
+The same shape, batch and AdamW for all; random tokens; forward, backward, clip and step timed.
+nanoGPT runs as it is (with biases, eager and compiled), transformers with its own loss.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import peers
+
+SHAPES = {
+    # layers, heads, width, context, batch
+    "6x384": (6, 6, 384, 256, 16),
+    "124M": (12, 12, 768, 512, 2),
+}
+VOCAB = 50257
+THREADS = 2
+
+
+def nanogpt_step(shape, path, *, compiled):
+    import torch
+
+    sys.path.insert(0, path)
+    from model import GPT, GPTConfig
+
+    layers, heads, width, context, batch = shape
+    model = GPT(
+        GPTConfig(
+            block_size=context, vocab_size=VOCAB, n_layer=layers, n_head=heads, n_embd=width,
+            dropout=0.0, bias=True,
+        )
+    )  # fmt: skip
+    optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")
+    run = torch.compile(model) if compiled else model
+    x = torch.randint(VOCAB, (batch, context))
+    y = torch.randint(VOCAB, (batch, context))
+
+    def step():
+        _, loss = run(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def transformers_step(shape):
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, heads, width, context, batch = shape
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB, n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
+    x = torch.randint(VOCAB, (batch, context))
+
+    def step():
+        model(x, labels=x).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def gpt2lab_step(shape, folder):
+    import numpy as np
+
+    from gpt2lab.corpus.shards import Tokens
+    from gpt2lab.model import GPT2Config
+    from gpt2lab.tokenizer import train
+    from gpt2lab.training.loop import Trainer
+    from gpt2lab.training.recipe import Optimizer, Recipe, Train
+
+    layers, heads, width, context, batch = shape
+    recipe = Recipe(
+        model=GPT2Config(
+            n_layer=layers, n_head=heads, n_embd=width, n_positions=context, vocab_size=VOCAB
+        ),
+        optimizer=Optimizer(learning_rate=6e-4),
+        train=Train(
+            steps=1000, batch_tokens=batch * context, micro_batch=batch, dtype="float32",
+            device="cpu", threads=THREADS,
+        ),
+    )  # fmt: skip
+    ids = np.random.default_rng(0).integers(VOCAB, size=200_000).astype(np.uint16)
+    tokenizer = train(["abc"], 257)
+    trainer = Trainer(recipe, Path(folder), tokenizer, Tokens((ids,), ""), None, {})
+    return trainer._step
+
+
+def work(name, shape_name, path):
+    import torch
+
+    torch.set_num_threads(THREADS)
+    shape = SHAPES[shape_name]
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "gpt2lab":
+            step = gpt2lab_step(shape, folder)
+        elif name == "transformers":
+            step = transformers_step(shape)
+        else:
+            step = nanogpt_step(shape, path, compiled=name == "nanoGPT compiled")
+        seconds = []
+        for _ in range(6):
+            began = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - began)
+    tokens = shape[3] * shape[4]
+    rate = round(tokens / statistics.median(seconds[1:]), 1)
+    print(json.dumps({"tokens_per_s": rate, "peak_mib": peers.peak_mib()}))
+
+
+def main():
+    args = peers.parser(__doc__).parse_args()
+    if args.worker:
+        work(*args.worker)
+        return
+    path = str(peers.nanogpt(args.nanogpt))
+    result = {"machine": peers.machine(), "threads": THREADS, "rounds": args.rounds}
+    contenders = ["nanoGPT", "nanoGPT compiled", "transformers", "gpt2lab"]
+    for shape in SHAPES:
+        found = peers.alternate(__file__, contenders, args.rounds, shape, path)
+        ours = found["gpt2lab"]
+        ratios = {
+            name: {
+                "speed": round(ours["tokens_per_s"]["median"] / f["tokens_per_s"]["median"], 3),
+                "memory": round(ours["peak_mib"]["median"] / f["peak_mib"]["median"], 3),
+            }
+            for name, f in found.items()
+            if name != "gpt2lab"
+        }
+        result[shape] = {"measured": found, "gpt2lab_over": ratios}
+    peers.save("train_step", result)
+
+
+main()
