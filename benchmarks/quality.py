@@ -70,7 +70,7 @@ def nanogpt_bits(path: Path, checkpoint: Path, documents: list[list[int]]) -> np
             length = len(windows[at][1])
             batch = [w for w in windows[at : at + 64] if len(w[1]) == length]
             x = torch.tensor([w[1] for w in batch])
-            logits, _ = model(x[:, :-1], x[:, 1:])
+            logits, _ = model(x[:, :-1], x[:, 1:].contiguous())
             logp = torch.log_softmax(logits.float(), -1).gather(2, x[:, 1:, None])[..., 0]
             for (d, _, scored), row in zip(batch, logp, strict=True):
                 bits[d] -= float(row[-scored:].double().sum()) / math.log(2)

@@ -20,18 +20,30 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "out"
     with atomic_folder(path) as temporary:
-        (temporary / "x").write_text("1")
+        (temporary / "index.json").write_text("1")
         assert not path.exists()
     with pytest.raises(UserError, match="--overwrite"), atomic_folder(path):
         pass
     with pytest.raises(RuntimeError), atomic_folder(path, overwrite=True) as temporary:
-        (temporary / "x").write_text("2")
+        (temporary / "index.json").write_text("2")
         raise RuntimeError
-    assert (path / "x").read_text() == "1"
+    assert (path / "index.json").read_text() == "1"
     with atomic_folder(path, overwrite=True) as temporary:
-        (temporary / "x").write_text("3")
-    assert (path / "x").read_text() == "3"
+        (temporary / "index.json").write_text("3")
+    assert (path / "index.json").read_text() == "3"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_of_others_are_never_replaced(tmp_path):
+    path = tmp_path / "photos"
+    path.mkdir()
+    (path / "holiday.jpg").write_text("x")
+    with (
+        pytest.raises(UserError, match="not a folder gpt2lab made"),
+        atomic_folder(path, overwrite=True),
+    ):
+        pass
+    assert (path / "holiday.jpg").exists()
 
 
 def test_places_that_cannot_be_written(tmp_path):

@@ -79,7 +79,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> Peak:
     if device.type == "cuda" and dtype is not torch.float32:
         name = torch.cuda.get_device_name(device)
         for known, tflops in TABLED_TFLOPS.items():
-            if known in name:
+            if known in name.split() or f" {known}" in f" {name}-".replace("-", " "):
                 return Peak(tflops, f"table, {known}")
     return Peak(matmul_tflops(device, dtype), "measured matrix product")
 
@@ -90,7 +90,7 @@ def fastest_dtype(device: torch.device) -> str:
     Many CPUs emulate bfloat16 and lose by it, so on a CPU the choice is measured.
     """
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type != "cpu":
         return "float32"
     slow = matmul_tflops(device, torch.float32, 512)

@@ -28,7 +28,7 @@ def read_recipe(path: Path, cls: type[T]) -> T:
         raise UserError(f"recipe {path} does not exist; check the path") from None
     except UnicodeDecodeError:
         raise UserError(f"recipe {path} is not UTF-8 text; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"recipe {path} is not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"cannot read recipe {path}: {error.strerror}") from None
@@ -59,7 +59,7 @@ def from_table(cls: type[T], table: dict[str, Any], *, where: str, prefix: str =
         raise UserError(f"{where}: {missing[0]!r} is missing; add it")
     try:
         return cls(**values)
-    except ValueError as error:  # a rule that spans fields, checked in __post_init__
+    except UserError as error:  # a rule that spans fields, checked in __post_init__
         raise UserError(f"{where}: {error}") from None
 
 

@@ -55,14 +55,25 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+# Files by which a folder is known as one of ours, which --overwrite may replace.
+_MARKS = ("index.json", "gpt2lab.json", "config.json", "tokenizer.json")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` when the block succeeds.
 
-    Raises UserError if `path` exists and `overwrite` is false, or if the disk refuses.
+    Raises UserError if `path` exists and `overwrite` is false, if it is a folder gpt2lab did not
+    make, or if the disk refuses.
     """
     refuse_existing(path, overwrite=overwrite)
+    path = path.absolute()
+    if path.is_dir() and any(path.iterdir()) and not any((path / m).exists() for m in _MARKS):
+        raise UserError(
+            f"{path} is not a folder gpt2lab made; remove it yourself or choose another"
+        )
     temporary: Path | None = None
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -70,11 +81,15 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _sync(file)
         temporary.chmod(0o777 & ~_umask())
+        _sync(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         temporary.rename(path)
         _sync(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         raise writing_failed(path, error) from error
     finally:
         if temporary is not None:
@@ -117,7 +132,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch or make it again") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from None

@@ -59,6 +59,14 @@ def test_unknown_verb_and_option(capsys):
     assert caught.value.code == 2
 
 
+def test_a_recipe_that_does_not_come_first(tmp_path, capsys):
+    (tmp_path / "r.toml").write_text("")
+    assert main(["train", "--train.steps", "3", str(tmp_path / "r.toml")]) == 2
+    assert "write the recipe first" in capsys.readouterr().err
+    assert main(["train", f"--resume={tmp_path}", "--overwrite"]) == 2
+    assert "--resume takes the run's own recipe" in capsys.readouterr().err
+
+
 def test_recipe_mistakes_exit_2(tmp_path, capsys):
     path = tmp_path / "r.toml"
     for text, words in (
@@ -67,7 +75,9 @@ def test_recipe_mistakes_exit_2(tmp_path, capsys):
             "unknown key 'train.batch_token'; did you mean 'batch_tokens'?",
         ),
         ("[train]\nbatch_tokens = 'many'\n", "'train.batch_tokens' must be a whole number"),
-        ("[model]\nn_head = 7\n", "n_embd 768 is not divisible by model.n_head 7"),
+        ("[model]\nn_head = 7\n", "r.toml: model.n_embd 768 is not divisible by model.n_head 7"),
+        ("[optimizer]\nclip = -1.0\n", "optimizer.clip is -1.0; it must be 0 (off) or above"),
+        ("[train]\nseed = -1\n", "train.seed is -1"),
     ):
         path.write_text(text)
         assert main(["train", str(path)]) == 2

@@ -5,6 +5,7 @@ import pytest
 import zstandard
 
 from gpt2lab import UserError
+from gpt2lab.corpus import plaintext
 from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.overlap import without_overlap
 from gpt2lab.corpus.plaintext import passages, read_documents
@@ -29,6 +30,20 @@ def test_one_long_text_becomes_passages(tmp_path):
     assert len(documents) > 10
     assert all(len(d.text) <= 8192 for d in documents)
     assert "".join("".join(d.text.split()) for d in documents) == "".join(path.read_text().split())
+
+
+def test_several_frames_are_all_read(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    lines = [json.dumps({"text": f"text {i}"}).encode() + b"\n" for i in range(40)]
+    path.write_bytes(b"".join(map(zstandard.compress, lines)))
+    assert len(read_documents(path)) == 40
+
+
+def test_decompression_bombs_are_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(plaintext, "MAX_DECOMPRESSED", 2**20)
+    (tmp_path / "bomb.jsonl.zst").write_bytes(zstandard.compress(b"\0" * 2**24))
+    with pytest.raises(UserError, match=r"bomb.jsonl.zst unpacks to more than"):
+        read_documents(tmp_path / "bomb.jsonl.zst")
 
 
 def test_byte_order_mark_is_dropped(tmp_path):
@@ -62,6 +77,8 @@ def test_passages_prefer_blank_lines():
         ("number.jsonl", b'{"text": 5}\n', "line 1"),
         ("deep.jsonl", b"[" * 100_000, "line 1"),
         ("bad.jsonl.zst", b"not zstd", "not a whole zstd file"),
+        ("cut.jsonl.zst", zstandard.compress(b'{"text": "a"}\n' * 99)[:-3], "truncated"),
+        ("half.jsonl", b'{"text": "\\ud800"}\n', "line 1"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, words):

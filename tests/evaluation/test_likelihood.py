@@ -36,6 +36,21 @@ def test_every_token_is_scored_once_with_its_context(tiny, monkeypatch, budget):
         assert value == pytest.approx(by_hand(tiny, ids), rel=1e-5, abs=1e-6)
 
 
+def test_batches_are_sized_by_their_longest_window(tiny, monkeypatch):
+    monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", 200)
+    largest = 0
+    score = likelihood._score
+
+    def spy(model, batch):
+        nonlocal largest
+        largest = max(largest, len(batch) * max(len(w.ids) for w in batch))
+        return score(model, batch)
+
+    monkeypatch.setattr(likelihood, "_score", spy)
+    document_nats(tiny, [[1, 2], *([[3] * 40] * 30)])
+    assert largest <= 200
+
+
 def test_bits_per_byte_of_an_even_model(tiny, small_tokenizer):
     with torch.no_grad():
         for p in tiny.parameters():

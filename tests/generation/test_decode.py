@@ -4,7 +4,7 @@ from transformers import GPT2Config as TheirConfig
 from transformers import GPT2LMHeadModel
 
 from gpt2lab import UserError
-from gpt2lab.generation import Request, Sampling, generate, stream
+from gpt2lab.generation import Request, Sampling, decode, generate, stream
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.model.checkpoint import to_hf_tensors
 
@@ -109,7 +109,8 @@ def test_streamed_pieces_are_the_text(model, small_tokenizer):
 def test_logprobs_are_the_models_own(model, small_tokenizer):
     request = Request((4, 5), max_tokens=10, sampling=RULES, seed=1, logprobs=4)
     (result,) = generate(model, small_tokenizer, [request])
-    logp = torch.log_softmax(model(torch.tensor([[4, 5, *result.ids]]))[0], -1)
+    with torch.no_grad():
+        logp = torch.log_softmax(model(torch.tensor([[4, 5, *result.ids]]))[0], -1)
     for step, i in enumerate(result.ids):
         row = logp[1 + step]
         assert result.logprobs[step] == pytest.approx(float(row[i]), abs=1e-4)
@@ -219,6 +220,19 @@ def test_an_empty_prompt_starts_a_text(model, small_tokenizer):
     end = small_tokenizer.end_of_text
     (b,) = generate(model, small_tokenizer, [Request((end,), max_tokens=5, sampling=GREEDY)])
     assert a.ids == b.ids
+
+
+def test_ids_beyond_the_tokenizer_are_never_drawn(small_tokenizer):
+    wide = lively(GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=32, vocab_size=4000))
+    (result,) = generate(wide, small_tokenizer, [Request((1,), max_tokens=30, seed=1)])
+    assert max(result.ids) < small_tokenizer.size
+
+
+def test_many_prompts_go_in_groups(model, small_tokenizer, monkeypatch):
+    requests = [Request((n + 1,), max_tokens=6, sampling=GREEDY) for n in range(7)]
+    whole = generate(model, small_tokenizer, requests)
+    monkeypatch.setattr(decode, "ROWS", 3)
+    assert [r.ids for r in generate(model, small_tokenizer, requests)] == [r.ids for r in whole]
 
 
 def test_a_seed_is_drawn_and_told(model, small_tokenizer):

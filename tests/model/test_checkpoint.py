@@ -116,6 +116,9 @@ def test_truncated_weights(folder):
         ({"activation_function": "relu"}, "'relu' is not GPT-2's"),
         ({"n_inner": 5}, "n_inner 5"),
         ({"tie_word_embeddings": False}, "untied"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"n_embd": None}, "n_embd is None"),
+        ({"activation_function": []}, "is not GPT-2's"),
     ],
 )
 def test_configs_that_do_not_fit(folder, change, words):

@@ -47,7 +47,7 @@ def test_old_transformers_buffers_are_ignored(tmp_path, source):
     tensors["h.0.attn.masked_bias"] = torch.tensor(-1e4)
     (tmp_path / "st" / "model.safetensors").unlink()
     torch.save(tensors, tmp_path / "st" / "pytorch_model.bin")
-    assert torch.equal(read_model(str(tmp_path / "st"))(IDS), source(IDS))
+    assert torch.equal(read_model(tmp_path / "st")(IDS), source(IDS))
 
 
 class Bomb:
@@ -66,7 +66,7 @@ def test_pickles_with_code_are_refused_and_not_run(tmp_path, source, monkeypatch
     else:
         torch.save({"wte.weight": Bomb()}, path)
     with pytest.raises(UserError, match=r"pytorch_model.bin is refused"):
-        read_model(str(tmp_path / "m"))
+        read_model(tmp_path / "m")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -75,7 +75,7 @@ def test_truncated_pickle(tmp_path, source):
     torch.save({"model": checkpoint.to_hf_tensors(source)}, path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UserError, match=r"ckpt.pt is (refused|not a whole PyTorch file)"):
-        read_model(str(path))
+        read_model(path)
 
 
 # --- nanoGPT
@@ -109,7 +109,7 @@ def nanogpt(tmp_path, model: GPT2, *, bias: bool, rows: int | None = None) -> Pa
 
 
 def test_nanogpt_with_biases(tmp_path, source):
-    model = read_model(str(nanogpt(tmp_path, source, bias=True)))
+    model = read_model(nanogpt(tmp_path, source, bias=True))
     assert model.config.activation == "gelu_erf"
     exact = GPT2(GPT2Config(**{**vars(source.config), "activation": "gelu_erf"})).eval()
     exact.load_state_dict(source.state_dict())
@@ -122,7 +122,7 @@ def test_nanogpt_without_biases(tmp_path, source):
         for name, p in source.named_parameters():
             if name.endswith(".bias"):
                 p.zero_()
-    model = read_model(str(nanogpt(tmp_path, source, bias=False)))
+    model = read_model(nanogpt(tmp_path, source, bias=False))
     for name, p in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], p), name
 
@@ -130,7 +130,7 @@ def test_nanogpt_without_biases(tmp_path, source):
 def test_nanogpt_padding_is_cut(tmp_path):
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=16, vocab_size=50257)
     source = GPT2(config).eval()
-    model = read_model(str(nanogpt(tmp_path, source, bias=True, rows=50304)))
+    model = read_model(nanogpt(tmp_path, source, bias=True, rows=50304))
     assert model.config.vocab_size == 50257
     assert torch.equal(model.wte.weight, source.wte.weight)
 
@@ -138,7 +138,7 @@ def test_nanogpt_padding_is_cut(tmp_path):
 def test_not_nanogpt(tmp_path):
     torch.save({"model": {}}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x.pt has no model_args"):
-        read_model(str(tmp_path / "x.pt"))
+        read_model(tmp_path / "x.pt")
 
 
 # --- llm.c
@@ -173,7 +173,7 @@ def llmc(path: Path, model: GPT2, version: int, padded: int) -> None:
 @pytest.mark.parametrize("version", [3, 5])
 def test_llmc(tmp_path, source, version):
     llmc(tmp_path / "m.bin", source, version, padded=128)
-    model = read_model(str(tmp_path / "m.bin"))
+    model = read_model(tmp_path / "m.bin")
     expected = source if version == 3 else source.bfloat16().float()
     assert torch.equal(model(IDS), expected(IDS))
 
@@ -184,13 +184,13 @@ def test_llmc_damaged(tmp_path, source):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     with pytest.raises(UserError, match=r"m.bin has \d+ bytes, its header asks for \d+"):
-        read_model(str(path))
+        read_model(path)
     path.write_bytes(struct.pack("<i", LLMC_MAGIC) + struct.pack("<i", 9) + whole[8:])
     with pytest.raises(UserError, match="version 9"):
-        read_model(str(path))
+        read_model(path)
     path.write_bytes(b"PK" + whole[2:])
     with pytest.raises(UserError, match="not llm.c's model file"):
-        read_model(str(path))
+        read_model(path)
 
 
 # --- OpenAI's TensorFlow checkpoint; the fixture was written by TensorFlow 2.21 itself
@@ -204,7 +204,7 @@ def openai(tmp_path) -> Path:
 
 def test_tensorflow_checkpoint(openai, tmp_path):
     expected = np.load(openai / "expected.npz")
-    model = read_model(str(openai))
+    model = read_model(openai)
     hf = checkpoint.to_hf_tensors(model)
     assert len(expected) == len(hf)
     for name, t in hf.items():
@@ -218,18 +218,18 @@ def test_tensorflow_damaged(openai):
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"data-00000-of-00001 ends at byte \d+, inside tensor"):
-        read_model(str(openai))
+        read_model(openai)
     data.unlink()
     with pytest.raises(UserError, match="data-00000-of-00001 is missing"):
-        read_model(str(openai))
+        read_model(openai)
     index = openai / "model.ckpt.index"
     whole = index.read_bytes()
     index.write_bytes(whole[:-9])
     with pytest.raises(UserError, match="not a TensorFlow checkpoint index"):
-        read_model(str(openai))
+        read_model(openai)
     index.unlink()
     with pytest.raises(UserError, match=r"0 files named \*.index"):
-        read_model(str(openai))
+        read_model(openai)
 
 
 def test_every_damaged_byte_of_an_index_is_survived(openai):
@@ -239,7 +239,7 @@ def test_every_damaged_byte_of_an_index_is_survived(openai):
     for at in range(0, len(whole), 7):
         index.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            read_model(str(openai))
+            read_model(openai)
         except UserError as error:
             assert "\n" not in str(error)
 
@@ -247,13 +247,13 @@ def test_every_damaged_byte_of_an_index_is_survived(openai):
 def test_hparams_missing_a_field(openai):
     (openai / "hparams.json").write_text('{"n_vocab": 97}')
     with pytest.raises(UserError, match="'n_ctx' is missing"):
-        read_model(str(openai))
+        read_model(openai)
 
 
 def test_unknown_form(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(UserError, match="no form of GPT-2 that is known"):
-        read_model(str(tmp_path / "model.onnx"))
+        read_model(tmp_path / "model.onnx")
 
 
 def test_import_with_a_tokenizer(tmp_path, source, small_tokenizer):

@@ -95,6 +95,15 @@ def test_own_text_to_model_and_report(tmp_path, recipe, own_text):
         quickstart(out, recipe=recipe, text=own_text)
 
 
+def test_folders_in_the_way_are_kept(tmp_path, recipe, own_text):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("keep me")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="already; pass --overwrite|not a folder gpt2lab made"):
+            quickstart(tmp_path, recipe=recipe, text=own_text, overwrite=overwrite)
+    assert (tmp_path / "data" / "mine.txt").read_text() == "keep me"
+
+
 def test_hostile_samples_are_escaped(tmp_path, recipe, own_text):
     from gpt2lab.quickstart import report
 

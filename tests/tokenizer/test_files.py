@@ -163,11 +163,48 @@ def test_files_that_are_no_vocabulary(tmp_path):
         Tokenizer.load(tmp_path / "huge.json")
 
 
+def lowercase(file):
+    file["normalizer"] = {"type": "Lowercase"}
+
+
+def nameless_special(file):
+    file["added_tokens"] = [{"id": 5}]
+
+
+def empty_special(file):
+    file["added_tokens"][0]["content"] = ""
+
+
+def merges_of_numbers(file):
+    file["model"]["merges"] = [["a", 5]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lowercase, "normalises text"),
+        (nameless_special, "malformed"),
+        (empty_special, "empty token"),
+        (merges_of_numbers, "two tokens with one space"),
+    ],
+)
+def test_hostile_fast_files(tmp_path, forms, change, words):
+    with pytest.raises(UserError, match=words):
+        Tokenizer.load(broken(tmp_path, forms, change))
+
+
+def test_truncated_merges_are_refused(forms):
+    path = forms["slow"] / "merges.txt"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:20]))
+    with pytest.raises(UserError, match=r"merges.txt: no merge makes the token"):
+        Tokenizer.load(forms["slow"])
+
+
 def test_a_pair_of_two_tokenizers_is_refused(tmp_path, forms, gpt2):
     gpt2.save(tmp_path / "other")
     shutil.copy(forms["slow"] / "vocab.json", tmp_path)
     shutil.copy(tmp_path / "other" / "merges.txt", tmp_path)
-    with pytest.raises(UserError, match="two tokenizers"):
+    with pytest.raises(UserError, match="two tokenizers|no merge makes"):
         Tokenizer.load(tmp_path)
 
 

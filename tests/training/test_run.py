@@ -198,9 +198,19 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, shards):
 
 
 class Interrupt(Callback):
-    def after_step(self, trainer, record):
-        if trainer.progress.step == 5:
-            raise KeyboardInterrupt
+    """Ctrl-C while step 5 is being computed."""
+
+    def begin(self, trainer):
+        batch = trainer.windows.batch
+
+        def interrupted(starts):
+            if trainer.progress.step == 4:
+                trainer.windows.batch = batch
+                os.kill(os.getpid(), signal.SIGINT)
+            return batch(starts)
+
+        if trainer.progress.step < 4:
+            trainer.windows.batch = interrupted
 
 
 def test_ctrl_c_saves_first(tmp_path, shards):
@@ -209,6 +219,23 @@ def test_ctrl_c_saves_first(tmp_path, shards):
         runs.start(recipe(shards), tmp_path / "run", callbacks=[Interrupt()])
     assert state.list_checkpoints(tmp_path / "run")[-1].name == "step-0000005"
     assert same(weights(whole), weights(runs.resume(tmp_path / "run")))
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, shards):
+    class Worse(Callback):
+        """From step 5 on the model only gets worse."""
+
+        def after_step(self, trainer, record):
+            if trainer.progress.step >= 5:
+                with torch.no_grad():
+                    trainer.model.wte.weight.zero_()
+
+    settings = recipe(shards, steps=12, every=Every(evaluate=2, windows=8, save=5))
+    runs.start(settings, tmp_path / "run", callbacks=[Worse()])
+    names = [p.name for p in state.list_checkpoints(tmp_path / "run")]
+    assert names == ["step-0000004", "step-0000012"]
+    best = gpt2lab.load(str(tmp_path / "run" / "checkpoints" / "step-0000004"))
+    assert best.metadata["best_step"] == 4
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path, shards):
@@ -373,6 +400,58 @@ def test_read_only_output_folder(small_disk, shards):
 def test_resuming_what_is_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         runs.resume(tmp_path)
+
+
+def crashed(tmp_path, shards) -> Path:
+    with pytest.raises(RuntimeError):
+        runs.start(recipe(shards), tmp_path / "run", callbacks=[StopAt(5)])
+    return tmp_path / "run"
+
+
+def test_shards_that_changed_are_not_mixed_in(tmp_path, shards, small_tokenizer):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    run = crashed(tmp_path, copy)
+    other = [Document(sentence(i)) for i in range(900, 1400)]
+    shard(other, small_tokenizer, copy, held_out=0.1, overwrite=True)
+    with pytest.raises(UserError, match="has changed since .*corpus_digest differs"):
+        runs.resume(run)
+
+
+def test_an_edited_recipe_is_not_resumed(tmp_path, shards):
+    run = crashed(tmp_path, shards)
+    path = run / "recipe.toml"
+    path.write_text(path.read_text().replace("n_positions = 16", "n_positions = 32"))
+    with pytest.raises(UserError, match="another shape than the run's recipe"):
+        runs.resume(run)
+
+
+def test_overwrite_takes_the_new_text_and_a_typo_destroys_nothing(tmp_path, small_tokenizer):
+    small_tokenizer.save(tmp_path / "tok")
+    for name, first in (("a.txt", 0), ("b.txt", 5000)):
+        texts = (sentence(i) for i in range(first, first + 300))
+        (tmp_path / name).write_text("<|endoftext|>".join(texts))
+
+    def settings(name):
+        found = recipe(tmp_path / name, steps=4)
+        return replace(found, data=replace(found.data, tokenizer=str(tmp_path / "tok")))
+
+    out = runs.start(settings("a.txt"), tmp_path / "run")
+    before = json.loads((out / "gpt2lab.json").read_text())["corpus_digest"]
+    with pytest.raises(UserError, match="does not exist"):
+        runs.start(settings("typo.txt"), tmp_path / "run", overwrite=True)
+    assert len(state.list_checkpoints(tmp_path / "run")) > 0
+    runs.start(settings("b.txt"), tmp_path / "run", overwrite=True)
+    assert json.loads((out / "gpt2lab.json").read_text())["corpus_digest"] != before
+
+
+def test_damaged_validation_shards_are_named(tmp_path, shards):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    path = copy / "val_000000.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match="val_000000.bin has"):
+        runs.start(recipe(copy), tmp_path / "run")
 
 
 def test_a_damaged_state_is_named(tmp_path, shards):

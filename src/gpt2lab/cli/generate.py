@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from gpt2lab.cli.output import standard_input
 from gpt2lab.errors import UserError
 from gpt2lab.generation.sampling import Sampling
 
@@ -48,6 +49,10 @@ class Command:
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     command = tyro.cli(Command, args=argv, prog="gpt2lab generate")
+    if command.n < 1:
+        raise UserError(f"n is {command.n}; it must be at least 1")
+    if command.prompt is not None and command.prompts is not None:
+        raise UserError("PROMPT and --prompts are both given; keep one")
     import gpt2lab
 
     checkpoint = gpt2lab.load(command.model)
@@ -60,8 +65,7 @@ def run(argv: Sequence[str]) -> None:
     prompts = _prompts(command)
     requests = [_request(command, tokenizer, p, i) for p in prompts for i in range(command.n)]
     if len(requests) == 1 and not command.json:
-        print(prompts[0], end="")
-        _print_stream(model, tokenizer, requests[0])
+        _print_stream(model, tokenizer, requests[0], prompts[0])
         return
     from gpt2lab.generation import generate
 
@@ -82,7 +86,7 @@ def _prompts(command: Command) -> list[str]:
     if command.prompt is not None:
         return [command.prompt]
     if command.prompts is None:
-        return [sys.stdin.read().rstrip("\n")]
+        return [standard_input().rstrip("\n")]
     try:
         lines = command.prompts.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -106,11 +110,13 @@ def _request(command: Command, tokenizer: "Tokenizer", prompt: str, number: int)
     )
 
 
-def _print_stream(model: "GPT2", tokenizer: "Tokenizer", request: "Request") -> None:
+def _print_stream(
+    model: "GPT2", tokenizer: "Tokenizer", request: "Request", prompt: str = ""
+) -> None:
     from gpt2lab.generation import stream
 
-    for piece in stream(model, tokenizer, request):
-        print(piece, end="", flush=True)
+    for number, piece in enumerate(stream(model, tokenizer, request)):
+        print(piece if number else prompt + piece, end="", flush=True)
     print()
 
 

@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # what no room below has turned into a sentence: /dev/full, say
+        print(f"gpt2lab: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,14 +1,13 @@
 """`gpt2lab tokenizer train | encode | decode | info`"""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from gpt2lab.cli.output import show
+from gpt2lab.cli.output import show, standard_input
 from gpt2lab.errors import UserError
 
 
@@ -78,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
         return
     tokenizer = Tokenizer.load(command.tokenizer)
     if isinstance(command, Encode):
-        text = _standard_input() if command.text is None else command.text
+        text = standard_input() if command.text is None else command.text
         ids = tokenizer.encode(text, specials=command.specials)
         if command.json:
             tokens = [tokenizer.token(i).decode("utf-8", "backslashreplace") for i in ids]
@@ -86,7 +85,7 @@ def run(argv: Sequence[str]) -> None:
         else:
             print(*ids)
     elif isinstance(command, Decode):
-        ids = list(command.ids) or _numbers(_standard_input())
+        ids = list(command.ids) or _numbers(standard_input())
         text = tokenizer.decode(ids)
         print(json.dumps({"text": text}, ensure_ascii=False) if command.json else text)
     else:
@@ -118,15 +117,6 @@ def _train(command: Train) -> None:
         "digest": tokenizer.digest,
     }
     show(result, as_json=command.json)
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"standard input is not UTF-8 at byte {error.start}; convert it with iconv"
-        ) from None
 
 
 def _numbers(text: str) -> list[int]:

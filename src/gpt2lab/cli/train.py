@@ -46,13 +46,15 @@ def run(argv: Sequence[str]) -> None:
         recipe = read_recipe(Path(argv[0]), Recipe)
         default = Command(recipe=Path(argv[0]), **_tables(recipe))
     command = tyro.cli(Command, args=argv, default=default, prog="gpt2lab train")
+    if command.recipe != default.recipe:
+        raise UserError(f"write the recipe first: gpt2lab train {command.recipe} ...")
 
     from gpt2lab.training import run as runs
-    from gpt2lab.training.callbacks import Sample, read_metrics
+    from gpt2lab.training.callbacks import read_metrics
     from gpt2lab.training.loop import settle
 
     if command.resume is not None:
-        if len(argv) > 2 + command.json:
+        if command != Command(resume=command.resume, json=command.json):
             raise UserError("--resume takes the run's own recipe; give no other option")
         folder = runs.resume(command.resume)
         where = command.resume
@@ -64,20 +66,7 @@ def run(argv: Sequence[str]) -> None:
                 print(to_toml(settle(recipe)))
             show(plan, as_json=command.json)
             return
-        callbacks = []
-        if recipe.every.sample:
-            from gpt2lab.progress import console
-            from gpt2lab.training.samples import write_sample
-
-            out = console()
-            callbacks.append(
-                Sample(
-                    write_sample,
-                    lambda text: out.print(text, markup=False),
-                    steps=recipe.every.sample,
-                )
-            )
-        folder = runs.start(recipe, command.out, overwrite=command.overwrite, callbacks=callbacks)
+        folder = runs.start(recipe, command.out, overwrite=command.overwrite)
         where = command.out
     last = read_metrics(where)[-1]
     result: dict[str, Any] = {

@@ -1,12 +1,15 @@
 """Documents from text files as people keep them: .txt, Markdown, JSON Lines, folders of these."""
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt2lab.corpus.document import Document
 from gpt2lab.errors import UserError
+
+if TYPE_CHECKING:
+    import zstandard
 
 SEPARATOR = "<|endoftext|>"
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
@@ -16,7 +19,7 @@ COMPRESSED = ".zst"
 # Fewer documents than this cannot be split into training and held-out text by document.
 FEW = 20
 PASSAGE_CHARS = 8192
-MAX_DECOMPRESSED = 16 * 2**30
+MAX_DECOMPRESSED = 4 * 2**30
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -79,9 +82,8 @@ def _read_json_lines(file: Path) -> Iterator[Document]:
         try:
             record = json.loads(line)
             text = record["text"]
-            if not isinstance(text, str):
-                raise TypeError
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
+            text.encode()  # an unpaired surrogate is no text
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f"{file}, line {number}: expected a JSON object with a string under 'text'"
             ) from None
@@ -98,18 +100,31 @@ def _lines(file: Path) -> Iterable[bytes]:
             f"{file} is compressed; install the reader with: pip install 'gpt2lab[corpus]'"
         ) from None
     try:
-        with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            data = io.BytesIO()
-            while block := stream.read(2**20):
-                data.write(block)
-                if data.tell() > MAX_DECOMPRESSED:
-                    raise UserError(
-                        f"{file} unpacks to more than {MAX_DECOMPRESSED >> 30} GiB; "
-                        "split it into smaller files"
-                    )
+        return _unpack(file, zstandard.ZstdDecompressor()).splitlines()
     except zstandard.ZstdError as error:
         raise UserError(f"{file} is not a whole zstd file ({error}); fetch it again") from None
-    return data.getvalue().splitlines()
+
+
+def _unpack(file: Path, zstd: "zstandard.ZstdDecompressor") -> bytes:
+    """All frames of a zstd file, up to a limit, a truncated last one refused."""
+    packed = _bytes(file)
+    parts, size = [], 0
+    while packed:
+        frame = zstd.decompressobj()
+        for start in range(0, len(packed), 2**16):
+            parts.append(frame.decompress(packed[start : start + 2**16]))
+            size += len(parts[-1])
+            if size > MAX_DECOMPRESSED:
+                raise UserError(
+                    f"{file} unpacks to more than {MAX_DECOMPRESSED >> 30} GiB; "
+                    "split it into smaller files"
+                )
+            if frame.eof:
+                packed = frame.unused_data + packed[start + 2**16 :]
+                break
+        else:
+            raise UserError(f"{file} ends inside a zstd frame; it is truncated, fetch it again")
+    return b"".join(parts)
 
 
 def passages(text: str, size: int = PASSAGE_CHARS) -> Iterator[str]:

@@ -135,14 +135,31 @@ def open_shard(path: Path) -> Ids:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a shard folder; None if there is none, or it is of something else."""
+    if not (folder / INDEX).exists():
+        return None
+    table = read_json(folder / INDEX)
+    return table if isinstance(table, dict) and "tokenizer" in table else None
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether `folder` holds shards of this split."""
+    index = _index(folder)
+    return split in index if index else any(folder.glob(f"{split}*.bin"))
+
+
 def open_split(folder: Path, split: str) -> Tokens:
     """The tokens of one split of a shard folder, or of nanoGPT's `train.bin` / `val.bin`."""
-    if (folder / INDEX).exists():
-        entry = read_json(folder / INDEX).get(split)
-        if entry is None:
+    index = _index(folder)
+    if index:
+        if split not in index:
             raise UserError(f"{folder / INDEX} has no split {split!r}")
-        names = [file["name"] for file in entry["files"]]
-        digest = ",".join(file["sha256"] for file in entry["files"])
+        try:
+            names = [str(file["name"]) for file in index[split]["files"]]
+            digest = ",".join(str(file["sha256"]) for file in index[split]["files"])
+        except (KeyError, TypeError):
+            raise UserError(f"{folder / INDEX} is damaged; make the shards again") from None
     else:
         names = sorted(f.name for f in folder.glob(f"{split}*.bin"))
         digest = ",".join(f"{name}:{(folder / name).stat().st_size}" for name in names)
@@ -157,7 +174,8 @@ def open_split(folder: Path, split: str) -> Tokens:
 
 def tokenizer_digest(folder: Path) -> str | None:
     """Digest of the tokenizer a shard folder was written with, if it says."""
-    return read_json(folder / INDEX).get("tokenizer") if (folder / INDEX).exists() else None
+    index = _index(folder)
+    return index["tokenizer"] if index else None
 
 
 def largest(parts: Iterable[Ids]) -> int:

@@ -43,15 +43,14 @@ def document_nats(
     length and hold at most a few thousand tokens.
     """
     windows = [w for d, ids in enumerate(documents) for w in _windows(d, ids, model)]
-    windows.sort(key=lambda w: len(w.ids))
+    windows.sort(key=lambda w: -len(w.ids))  # the first of a batch is its longest
     nats = np.zeros(len(documents))
     was_training = model.training
     model.eval()
     done = 0
     try:
         while done < len(windows):
-            longest = len(windows[min(done + 1, len(windows)) - 1].ids)
-            count = max(1, TOKENS_PER_BATCH // longest)
+            count = max(1, TOKENS_PER_BATCH // len(windows[done].ids))
             batch = windows[done : done + count]
             for window, value in zip(batch, _score(model, batch), strict=True):
                 nats[window.document] += value

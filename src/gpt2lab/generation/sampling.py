@@ -43,7 +43,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         rules = (
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or above"),
+            (
+                "temperature",
+                self.temperature == 0 or 1e-6 <= self.temperature < float("inf"),
+                "0 or at least 1e-6",
+            ),
             ("top_k", self.top_k >= 0, "0 (off) or above"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
@@ -54,6 +58,9 @@ class Sampling:
         for name, ok, wanted in rules:
             if not ok:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+        for i, bias in self.logit_bias.items():
+            if not abs(bias) < float("inf"):
+                raise UserError(f"logit_bias of token {i} is {bias}; it must be finite")
 
     @property
     def plain(self) -> bool:
@@ -75,6 +82,7 @@ def choose(
     The draw uses the random number of (seed, len(output)): the same request gives the same text
     whatever else is decoded beside it.
     """
+    logits_V = logits_V.cpu()  # a few kilobytes; not every accelerator has the float64 used below
     if not rules.plain:
         logits_V = penalise(logits_V, rules, prompt, output)
     if rules.temperature == 0:
@@ -116,7 +124,7 @@ def penalise(
 
 def truncate(logits_V: Tensor, rules: Sampling) -> Tensor:
     """Probabilities [V] after temperature, top-k, top-p and min-p; they sum to one."""
-    logits_V = logits_V.float() / rules.temperature
+    logits_V = (logits_V.float() - logits_V.max()) / rules.temperature
     if 0 < rules.top_k < len(logits_V):
         threshold = torch.topk(logits_V, rules.top_k).values[-1]
         logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)

@@ -113,18 +113,28 @@ def from_hf_config(path: Path) -> GPT2Config:
     if kind != "gpt2":
         raise UserError(f"{path}: model_type is {kind!r}, not 'gpt2'; only GPT-2 can be loaded")
     activation = table.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(f"{path}: activation_function {activation!r} is not GPT-2's gelu_new")
     if table.get("layer_norm_epsilon", 1e-5) != 1e-5 or table.get("tie_word_embeddings") is False:
         raise UserError(f"{path}: layer_norm_epsilon or an untied head differ from GPT-2's")
-    if table.get("n_inner") not in (None, 4 * table.get("n_embd", 768)):
-        raise UserError(f"{path}: n_inner {table['n_inner']} is not 4 * n_embd as in GPT-2")
+    unlike = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    }
+    for name, usual in unlike.items():
+        if table.get(name, usual) is not usual:
+            raise UserError(f"{path}: {name} is {table[name]}, which GPT-2 has not; cannot load it")
     fields = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
     shape = {name: table[name] for name in fields if name in table}
     for name, value in shape.items():
         if type(value) is not int or not 0 < value < 2**24:
             raise UserError(f"{path}: {name} is {value!r}; it must be a positive whole number")
-    return GPT2Config(**shape, activation=_ACTIVATIONS[activation])
+    config = GPT2Config(**shape, activation=_ACTIVATIONS[activation])
+    if table.get("n_inner") not in (None, 4 * config.n_embd):
+        raise UserError(f"{path}: n_inner {table['n_inner']} is not 4 * n_embd as in GPT-2")
+    return config
 
 
 def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
@@ -303,7 +313,7 @@ def sharded_files(index: Path) -> list[Path]:
         raise UserError(f"{index} has no weight_map; fetch it again")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        if Path(name).name != name:
+        if not name or Path(name).name != name:
             raise UserError(f"{index} names {name!r}, which lies outside its folder; refused")
     return [index.with_name(name) for name in names]
 

@@ -38,7 +38,7 @@ from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.tensorflow import TensorBundle, read_hparams
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
+from gpt2lab.tokenizer.hub import IMPORT_FILES, fetch
 
 # nanoGPT and llm.c round GPT-2's 50,257 rows up to this; the added rows are never trained.
 GPT2_VOCAB, GPT2_PADDED = 50257, 50304
@@ -58,8 +58,11 @@ def import_model(
     tokenizer: folder, file or name of the tokenizer, where the source carries none.
     Raises UserError naming the file and tensor that stand in the way.
     """
-    model = read_model(source)
-    found = Tokenizer.load(tokenizer) if tokenizer else _tokenizer_beside(Path(source))
+    path = Path(source)
+    if not path.exists():
+        path = fetch(source, IMPORT_FILES)
+    model = read_model(path)
+    found = Tokenizer.load(tokenizer) if tokenizer else _tokenizer_beside(path)
     if found and found.size > model.config.vocab_size:
         raise UserError(
             f"the tokenizer has {found.size} ids, the model only {model.config.vocab_size}; "
@@ -70,11 +73,8 @@ def import_model(
     return Checkpoint(model, found, metadata)
 
 
-def read_model(source: str) -> GPT2:
-    """The model at `source`, in whichever form it is."""
-    path = Path(source)
-    if not path.exists():
-        path = fetch(source, MODEL_FILES)
+def read_model(path: Path) -> GPT2:
+    """The model at `path`, in whichever form it is."""
     if path.is_dir():
         if (path / "hparams.json").exists():
             return build(read_hparams(path / "hparams.json"), TensorBundle(_prefix(path)))
@@ -139,7 +139,9 @@ def unpickle(path: Path) -> Any:
         raise UserError(
             f"{path} is refused ({reason}); have its author save it as safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+    except (
+        RuntimeError, EOFError, ValueError, LookupError, OSError, AttributeError, TypeError
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is not a whole PyTorch file ({reason}); fetch or save it again"

@@ -113,6 +113,7 @@ def read_hparams(path: Path) -> GPT2Config:
         "n_head": "n_head",
         "n_layer": "n_layer",
     }
+    table = table if isinstance(table, dict) else {}
     missing = [name for name in names if type(table.get(name)) is not int]
     if missing:
         raise UserError(f"{path}: {missing[0]!r} is missing or no whole number")

@@ -18,7 +18,7 @@ from gpt2lab.quickstart import baselines
 from gpt2lab.quickstart.report import write_report
 from gpt2lab.quickstart.text import installed_documentation
 from gpt2lab.settings import read_recipe
-from gpt2lab.storage import refuse_existing, require_writable_folder, write_json
+from gpt2lab.storage import require_writable_folder, write_json
 from gpt2lab.tokenizer import Tokenizer, train
 from gpt2lab.training import run as runs
 from gpt2lab.training.callbacks import Sample, read_metrics
@@ -90,7 +90,11 @@ def quickstart(
     text: the user's own file or folder; the installed packages' documentation if not given.
     Raises UserError if the text is too short to train on or `out` exists.
     """
-    refuse_existing(out / "model", overwrite=overwrite)
+    for name in ("model", "data", "checkpoints", "recipe.toml"):
+        if (out / name).exists() and not overwrite:
+            raise UserError(
+                f"{out} holds {name} already; pass --overwrite to replace it or choose another"
+            )
     require_writable_folder(out)
     seconds: dict[str, float] = {}
     clock = time.monotonic()

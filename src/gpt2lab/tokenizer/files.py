@@ -27,6 +27,8 @@ from gpt2lab.tokenizer.vocabulary import (
 
 # A vocabulary file is a few megabytes; a stranger's of a gigabyte is an attack or a mistake.
 MAX_BYTES = 64 * 2**20
+# GPT-2's longest token has 128 bytes. Checking merges is quadratic in this.
+MAX_TOKEN = 1024
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
@@ -92,6 +94,8 @@ def _ids(path: Path, table: Any) -> dict[str, int]:
 
 def _token(path: Path, text: str) -> bytes:
     try:
+        if len(text) > MAX_TOKEN:
+            raise UserError(f"{path}: a token of {len(text)} bytes; {MAX_TOKEN} is the most taken")
         return from_visible(text)
     except KeyError as error:
         raise UserError(
@@ -101,7 +105,7 @@ def _token(path: Path, text: str) -> bytes:
 
 
 def _pair(path: Path, where: str, parts: list[str]) -> tuple[bytes, bytes]:
-    if len(parts) != 2:
+    if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
         raise UserError(f"{path}, {where}: a merge is two tokens with one space between")
     return _token(path, parts[0]), _token(path, parts[1])
 
@@ -116,9 +120,15 @@ def _read_pair(vocab: Path, merges: Path) -> Vocabulary:
         for number, line in enumerate(lines[first:], start=first + 1)
         if line
     )
-    # What no merge makes and is no single byte is a control token, kept as literal text.
+    # What no merge makes and is no single byte must be a control token, kept as literal text.
     made = {to_visible(a + b) for a, b in pairs}
     specials = {text: i for text, i in table.items() if len(text) > 1 and text not in made}
+    for text in specials:
+        if (text[0], text[-1]) not in (("<", ">"), ("[", "]")):
+            raise UserError(
+                f"{merges}: no merge makes the token {text!r} of {vocab.name}; the file is "
+                "truncated, or the two are of two tokenizers"
+            )
     ids = {_token(vocab, text): i for text, i in table.items() if text not in specials}
     return Vocabulary(ids, pairs, specials, where=str(vocab))
 
@@ -145,12 +155,18 @@ def _read_fast(path: Path) -> Vocabulary:
         raise UserError(f"{path} is not a byte-level BPE tokenizer; GPT-2's are")
     _require_gpt2_splitting(path, file.get("pre_tokenizer"))
     table = _ids(path, model.get("vocab"))
-    pairs = tuple(
-        _pair(path, f"merge {rank}", merge.split(" ") if isinstance(merge, str) else merge)
-        for rank, merge in enumerate(model["merges"])
-    )
-    added = file.get("added_tokens") or []
-    specials = {entry["content"]: entry["id"] for entry in added}
+    if file.get("normalizer") is not None or model.get("ignore_merges"):
+        raise UserError(f"{path}: it normalises text or ignores merges, which GPT-2 does not do")
+    try:
+        pairs = tuple(
+            _pair(path, f"merge {rank}", merge.split(" ") if isinstance(merge, str) else merge)
+            for rank, merge in enumerate(model["merges"])
+        )
+        specials = {str(e["content"]): int(e["id"]) for e in file.get("added_tokens") or []}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: merges or added_tokens are malformed; fetch it again") from None
+    if "" in specials:
+        raise UserError(f"{path}: added_tokens holds an empty token; remove it")
     ids = {_token(path, text): i for text, i in table.items() if text not in specials}
     return Vocabulary(ids, pairs, specials, where=str(path))
 

@@ -26,6 +26,8 @@ MODEL_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
 )
+# `gpt2lab import` also takes pickled weights, which it reads as data only.
+IMPORT_FILES = (*MODEL_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 def fetch(name: str, patterns: tuple[str, ...] = TOKENIZER_FILES) -> Path:

@@ -9,7 +9,7 @@ from typing import IO, Any
 from gpt2lab.doctor import Peak
 from gpt2lab.errors import UserError
 from gpt2lab.progress import Bar
-from gpt2lab.storage import writing_failed
+from gpt2lab.storage import atomic_file, writing_failed
 from gpt2lab.training.loop import Callback, Trainer
 
 
@@ -26,11 +26,11 @@ class Evaluate(Callback):
 
 
 class Save(Callback):
-    """Write a checkpoint every few steps."""
+    """Write a checkpoint every few steps, and whenever validation was better than ever."""
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        every = trainer.recipe.every.save
-        if every and trainer.progress.step % every == 0:
+        every, progress = trainer.recipe.every.save, trainer.progress
+        if every and (progress.step % every == 0 or progress.best_step == progress.step):
             trainer.save()
 
 
@@ -53,7 +53,8 @@ class Metrics(Callback):
         recipe = trainer.recipe
         flops = recipe.model.flops_per_token(recipe.context)
         record["mfu"] = round(record["tokens_per_s"] * flops / (self._peak.tflops * 1e12), 4)
-        if record["step"] % recipe.every.log == 0 or "validation_loss" in record:
+        last = trainer.fraction >= 1
+        if record["step"] % recipe.every.log == 0 or "validation_loss" in record or last:
             assert self._file is not None
             try:
                 self._file.write(json.dumps(record) + "\n")
@@ -77,7 +78,8 @@ def _truncate(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):  # the line being written when the run was killed
             continue
-    path.write_text("".join(kept), "utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(kept), "utf-8")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """The training loop: one process, any device, exact resume."""
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -42,17 +46,40 @@ class Callback:
 
 def settle(recipe: Recipe) -> Recipe:
     """The recipe with everything that depends on this machine decided, so that a resume agrees."""
-    device = torch.device(recipe.train.device or default_device().type)
+    name = recipe.train.device or default_device().type
     try:
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"train.device {str(device)!r} cannot be used here: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"train.device {name!r} cannot be used here: {reason}") from None
     dtype = recipe.train.dtype
     if dtype == "auto":
         dtype = fastest_dtype(device)  # type: ignore[assignment]
     threads = recipe.train.threads or torch.get_num_threads()
     train = replace(recipe.train, device=str(device), dtype=dtype, threads=threads)
     return replace(recipe, train=train)
+
+
+@contextlib.contextmanager
+def _delayed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first ctrl-C into a flag, so that it cannot fall into the middle of an update."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Trainer:
@@ -103,24 +130,25 @@ class Trainer:
     def fit(self) -> Path:
         """Train to the end; return the folder of the finished model.
 
-        On ctrl-C a checkpoint is written before KeyboardInterrupt goes on.
+        On ctrl-C the step at hand is finished and a checkpoint written before KeyboardInterrupt
+        goes on; a second ctrl-C does not wait.
         Raises Diverged when loss or gradient is not finite; the last checkpoint stays.
         """
         for callback in self.callbacks:
             callback.begin(self)
         self._clock = time.monotonic() - self.progress.seconds
-        try:
-            while self.fraction < 1:
-                record = self._step()
+        with _delayed_interrupt() as interrupted:
+            try:
+                while self.fraction < 1 and not interrupted():
+                    record = self._step()
+                    for callback in self.callbacks:
+                        callback.after_step(self, record)
+            finally:
                 for callback in self.callbacks:
-                    callback.after_step(self, record)
-        except KeyboardInterrupt:
+                    callback.finish(self)
             self.save()
-            raise
-        finally:
-            for callback in self.callbacks:
-                callback.finish(self)
-        self.save()
+            if interrupted():
+                raise KeyboardInterrupt
         out = self.run / "model"
         checkpoint.save(out, self.model, self.tokenizer, self.describe(), overwrite=True)
         return out
@@ -148,8 +176,9 @@ class Trainer:
         # fp16 gradients overflow by design now and then: the scaler skips the step and backs off.
         if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             self._diverged(value, norm, starts)
-        for optimizer in self.optimizers.parts:
-            self.scaler.step(optimizer)
+        if math.isfinite(norm):
+            for optimizer in self.optimizers.parts:
+                self.scaler.step(optimizer)
         self.scaler.update()
         self.optimizers.zero_grad()
         self.progress.step += 1
@@ -158,7 +187,7 @@ class Trainer:
         return {
             "step": self.progress.step,
             "loss": value,
-            "grad_norm": norm,
+            "grad_norm": norm if math.isfinite(norm) else None,
             "rate": multiple,
             "seconds": round(self.progress.seconds, 3),
             "tokens_per_s": round(recipe.train.batch_tokens / (now - began), 1),
@@ -221,6 +250,7 @@ class Trainer:
             "tokens": self.progress.step * self.recipe.train.batch_tokens,
             "seconds": round(self.progress.seconds, 1),
             "best_validation_loss": best if math.isfinite(best) else None,
+            "best_step": self.progress.best_step,
         }
 
     def restore(self, folder: Path) -> None:

@@ -82,6 +82,8 @@ def linear_cross_entropy(x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_s
     Equal to `F.cross_entropy(F.linear(x, weight)[:, :vocab_size], y)` and its gradients. The
     result can be differentiated once.
     """
+    if not torch.is_grad_enabled():
+        x_BTD, weight_VD = x_BTD.detach(), weight_VD.detach()
     x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         x_ND, weight_VD, y_BT.reshape(-1), vocab_size

@@ -75,7 +75,7 @@ class Optimizers:
         for full, value in tensors.items():
             name, _, key = full.rpartition("/")
             part, p = params[name]
-            part.state[p][key] = value.to(p.device) if value.ndim else value.clone()
+            part.state[p][key] = value.to(p.device).clone()
 
 
 def rate_multiple(fraction: float, settings: recipes.Optimizer) -> float:

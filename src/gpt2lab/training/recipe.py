@@ -7,6 +7,7 @@ from gpt2lab.errors import UserError
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import Init
 
+_INF = float("inf")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -109,34 +110,44 @@ class Recipe:
     every: Every = field(default_factory=Every)
 
     def __post_init__(self) -> None:
-        t = self.train
+        t, o, e = self.train, self.optimizer, self.every
         if t.steps is not None and t.minutes is not None:
             raise UserError("train.steps and train.minutes are both given; keep one")
-        for name, value in (("train.steps", t.steps), ("train.minutes", t.minutes)):
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{name} is {value}; it must be above 0")
-        for name, number in (
-            ("train.batch_tokens", t.batch_tokens),
-            ("train.micro_batch", t.micro_batch),
-            ("every.log", self.every.log),
-            ("every.windows", self.every.windows),
-        ):
-            if number < 1:
-                raise UserError(f"{name} is {number}; it must be at least 1")
-        for name, share in (
-            ("data.held_out", self.data.held_out),
-            ("optimizer.warmup", self.optimizer.warmup),
-            ("optimizer.decay", self.optimizer.decay),
-            ("optimizer.final", self.optimizer.final),
-        ):
-            if not 0 <= share <= 1:
-                raise UserError(f"{name} is {share}; it is a share, from 0 to 1")
-        for name, rate in (
-            ("optimizer.learning_rate", self.optimizer.learning_rate),
-            ("optimizer.muon_learning_rate", self.optimizer.muon_learning_rate),
-        ):
-            if not 0 < rate < float("inf"):
-                raise UserError(f"{name} is {rate}; it must be above 0")
+        above = "above 0"
+        least = "at least 1"
+        share = "a share, from 0 to 1"
+        rules = (
+            ("train.steps", t.steps, above, t.steps is None or t.steps > 0),
+            ("train.minutes", t.minutes, above, t.minutes is None or 0 < t.minutes < _INF),
+            ("train.batch_tokens", t.batch_tokens, least, t.batch_tokens >= 1),
+            ("train.micro_batch", t.micro_batch, least, t.micro_batch >= 1),
+            ("train.context", t.context, least, self.context >= 1),
+            ("train.threads", t.threads, least, t.threads is None or t.threads >= 1),
+            ("train.seed", t.seed, "0 or above", t.seed >= 0),
+            ("data.held_out", self.data.held_out, share, 0 <= self.data.held_out <= 1),
+            ("optimizer.learning_rate", o.learning_rate, above, 0 < o.learning_rate < _INF),
+            (
+                "optimizer.muon_learning_rate",
+                o.muon_learning_rate,
+                above,
+                0 < o.muon_learning_rate < _INF,
+            ),
+            ("optimizer.weight_decay", o.weight_decay, "0 or above", 0 <= o.weight_decay < _INF),
+            ("optimizer.beta1", o.beta1, "from 0 to below 1", 0 <= o.beta1 < 1),
+            ("optimizer.beta2", o.beta2, "from 0 to below 1", 0 <= o.beta2 < 1),
+            ("optimizer.clip", o.clip, "0 (off) or above", 0 <= o.clip < _INF),
+            ("optimizer.warmup", o.warmup, share, 0 <= o.warmup <= 1),
+            ("optimizer.decay", o.decay, share, 0 <= o.decay <= 1),
+            ("optimizer.final", o.final, share, 0 <= o.final <= 1),
+            ("every.log", e.log, least, e.log >= 1),
+            ("every.windows", e.windows, least, e.windows >= 1),
+            ("every.evaluate", e.evaluate, "0 (never) or above", e.evaluate >= 0),
+            ("every.save", e.save, "0 (never) or above", e.save >= 0),
+            ("every.sample", e.sample, "0 (never) or above", e.sample >= 0),
+        )
+        for name, value, wanted, ok in rules:
+            if not ok:
+                raise UserError(f"{name} is {value}; it must be {wanted}")
         if self.context > self.model.n_positions:
             raise UserError(
                 f"train.context {self.context} exceeds model.n_positions {self.model.n_positions}; "
@@ -151,7 +162,7 @@ class Recipe:
     @property
     def context(self) -> int:
         """Tokens per training sequence."""
-        return self.train.context or self.model.n_positions
+        return self.model.n_positions if self.train.context is None else self.train.context
 
     @property
     def sequences(self) -> int:

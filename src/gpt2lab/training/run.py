@@ -1,6 +1,5 @@
 """A run from recipe to finished model: prepare the data, start or resume, train."""
 
-import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -11,18 +10,21 @@ from typing import Any
 
 import torch
 
+from gpt2lab import __version__
 from gpt2lab.corpus import build, plaintext
-from gpt2lab.corpus.shards import INDEX, Tokens, largest, open_split, tokenizer_digest
+from gpt2lab.corpus.shards import has_split, largest, open_split, tokenizer_digest
 from gpt2lab.doctor import DTYPES, Peak, peak
 from gpt2lab.errors import UserError
+from gpt2lab.model import checkpoint
 from gpt2lab.progress import Bar, step
 from gpt2lab.settings import read_recipe, to_toml
-from gpt2lab.storage import atomic_file, require_writable_folder
+from gpt2lab.storage import atomic_file, read_json, require_writable_folder
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import state
-from gpt2lab.training.callbacks import Evaluate, Metrics, Save, Screen
+from gpt2lab.training.callbacks import Evaluate, Metrics, Sample, Save, Screen
 from gpt2lab.training.loop import Callback, Trainer, settle
 from gpt2lab.training.recipe import Recipe
+from gpt2lab.training.samples import write_sample
 
 RECIPE = "recipe.toml"
 
@@ -39,43 +41,52 @@ def start(
         )
     require_writable_folder(run)
     recipe = settle(recipe)
-    for old in state.list_checkpoints(run) if overwrite else ():
-        shutil.rmtree(old, ignore_errors=True)
-    (run / "metrics.jsonl").unlink(missing_ok=True)
-    with atomic_file(run / RECIPE) as temporary:
-        temporary.write_text(to_toml(recipe), "utf-8")
+    shards = _shards(recipe, run, anew=True)
     with Bar("training") as bar:
-        return _trainer(recipe, run, bar, callbacks).fit()
+        trainer = _trainer(recipe, run, shards, bar, callbacks)
+        # Nothing of an older run is touched before the new one has proved able to start.
+        for old in state.list_checkpoints(run):
+            shutil.rmtree(old, ignore_errors=True)
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+        with atomic_file(run / RECIPE) as temporary:
+            temporary.write_text(to_toml(recipe), "utf-8")
+        return trainer.fit()
 
 
 def resume(run: Path, *, callbacks: Sequence[Callback] = ()) -> Path:
     """Continue a run from its last checkpoint, or from the start if it has none."""
     if not (run / RECIPE).exists():
         raise UserError(f"{run} holds no run ({RECIPE} is missing); check the path")
-    recipe = read_recipe(run / RECIPE, Recipe)
+    recipe = settle(read_recipe(run / RECIPE, Recipe))
+    shards = _shards(recipe, run, anew=False)
     with Bar("training") as bar:
-        trainer = _trainer(recipe, run, bar, callbacks)
+        trainer = _trainer(recipe, run, shards, bar, callbacks)
         saved = state.list_checkpoints(run)
         if saved:
+            before = read_json(saved[-1] / checkpoint.METADATA)
+            for what in ("corpus_digest", "tokenizer_digest"):
+                if before.get(what) != trainer.metadata[what]:
+                    raise UserError(
+                        f"{shards} has changed since {saved[-1]} was written ({what} differs); "
+                        "put the old shards back, or start a new run"
+                    )
             trainer.restore(saved[-1])
         bar.print(f"resuming {run} after step {trainer.progress.step}")
         return trainer.fit()
 
 
-def _trainer(recipe: Recipe, run: Path, bar: Bar, callbacks: Sequence[Callback]) -> Trainer:
-    folder = _shards(recipe, run)
+def _trainer(
+    recipe: Recipe, run: Path, folder: Path, bar: Bar, callbacks: Sequence[Callback]
+) -> Trainer:
     tokenizer = _tokenizer(recipe, folder)
     train = open_split(folder, "train")
-    try:
-        val: Tokens | None = open_split(folder, "val")
-    except UserError:
-        val = None
+    val = open_split(folder, "val") if has_split(folder, "val") else None
     if tokenizer.size > recipe.model.vocab_size:
         raise UserError(
             f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer has "
             f"{tokenizer.size} ids; set it to at least that"
         )
-    top = largest(train.parts if len(train) < 2**28 else train.parts[:1])
+    top = largest(part for tokens in (train, val) if tokens for part in tokens.parts)
     if top >= recipe.model.vocab_size:
         raise UserError(
             f"{folder} holds token id {top}, above model.vocab_size {recipe.model.vocab_size}; "
@@ -85,7 +96,7 @@ def _trainer(recipe: Recipe, run: Path, bar: Bar, callbacks: Sequence[Callback])
     tflops = recipe.train.peak_tflops
     best = Peak(tflops, "recipe") if tflops else peak(device, DTYPES[recipe.train.dtype])
     metadata = {
-        "gpt2lab": importlib.metadata.version("gpt2lab"),
+        "gpt2lab": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "git": git_revision(),
@@ -98,19 +109,24 @@ def _trainer(recipe: Recipe, run: Path, bar: Bar, callbacks: Sequence[Callback])
         "recipe": _without_none(asdict(recipe)),
     }
     # Validation first, so that its loss is in the line of metrics and in the checkpoint.
-    standard = [Evaluate(), Metrics(best), Save(), Screen(bar)]
+    standard: list[Callback] = [Evaluate(), Metrics(best), Save(), Screen(bar)]
+    if recipe.every.sample:
+        standard.append(Sample(write_sample, bar.print, steps=recipe.every.sample))
     return Trainer(recipe, run, tokenizer, train, val, metadata, [*standard, *callbacks])
 
 
-def _shards(recipe: Recipe, run: Path) -> Path:
-    """The folder of shards: the recipe's own, or made from its text under the run."""
+def _shards(recipe: Recipe, run: Path, *, anew: bool) -> Path:
+    """The folder of shards: the recipe's own, or made from its text under the run.
+
+    anew: make them even if an older run left some, which may be of other text.
+    """
     if not recipe.data.path:
         raise UserError("data.path is not set; give shards, a text file or a folder of texts")
     path = Path(recipe.data.path)
-    if path.is_dir() and ((path / INDEX).exists() or any(path.glob("train*.bin"))):
+    if path.is_dir() and has_split(path, "train"):
         return path
     made = run / "data"
-    if not (made / INDEX).exists():
+    if anew or not has_split(made, "train"):
         documents = plaintext.read_documents(path)
         tokenizer = Tokenizer.load(recipe.data.tokenizer)
         with step("tokenising") as bar:
@@ -119,6 +135,7 @@ def _shards(recipe: Recipe, run: Path) -> Path:
                 tokenizer,
                 made,
                 held_out=recipe.data.held_out,
+                overwrite=True,
                 on_progress=bar.update,
             )
     return made
@@ -175,7 +192,9 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """The revision of the checkout gpt2lab runs from, with + if it has changes; None elsewhere."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[3]
+    if not (here / ".git").exists():  # installed, perhaps inside another project's checkout
+        return None
     try:
         revision = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],

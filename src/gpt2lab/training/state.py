@@ -6,7 +6,7 @@ which torch.distributed.checkpoint's pickled index would.
 
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,16 @@ def save(
         state.mkdir()
         tensors = {f"optimizer/{k}": t.contiguous() for k, t in optimizers.named_state()}
         tensors["rng/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        device = model.wte.weight.device
+        if device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
         try:
             save_file(tensors, state / "state.safetensors")
         except SafetensorError as error:
             raise checkpoint.disk_error(error) from error
         write_json(state / "progress.json", asdict(progress) | {"scaler": scaler.state_dict()})
+    for torn in folder.parent.glob(".step-*.tmp"):  # left by a run killed while saving
+        shutil.rmtree(torn, ignore_errors=True)
     for old in list_checkpoints(run):
         if old != folder and old.name != f"step-{progress.best_step:07d}":
             shutil.rmtree(old, ignore_errors=True)
@@ -80,6 +83,10 @@ def load(
 ) -> Progress:
     """Restore weights, optimizers, scaler and random state in place; return where the run was."""
     saved = checkpoint.read_folder(folder, model.wte.weight.dtype)
+    if saved.config != replace(model.config.unpadded(), dropout=0.0):
+        raise UserError(
+            f"{folder} holds a model of another shape than the run's recipe; undo the edit"
+        )
     with torch.no_grad():
         for name, p in model.named_parameters():
             value = saved.get_parameter(name)
@@ -90,11 +97,12 @@ def load(
         optimizers.load_named_state(
             {k.removeprefix("optimizer/"): t for k, t in tensors.items() if k[:4] != "rng/"}
         )
-    except (SafetensorError, OSError, KeyError) as error:
+        torch.set_rng_state(tensors["rng/cpu"])
+        device = model.wte.weight.device
+        if device.type == "cuda" and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], device)
+        table = read_json(folder / "state" / "progress.json")
+        scaler.load_state_dict(table.pop("scaler"))
+        return Progress(**table)
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} cannot be resumed from ({error}); remove {folder}") from None
-    torch.set_rng_state(tensors["rng/cpu"])
-    if torch.cuda.is_available() and "rng/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng/cuda"])
-    table = read_json(folder / "state" / "progress.json")
-    scaler.load_state_dict(table.pop("scaler"))
-    return Progress(**table)
