@@ -31,9 +31,11 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Peers are measured in the same runs; train_step and quality want nanoGPT's checkout in ../nanoGPT.
 bench: .venv/installed-dev
-	@echo "Each script in benchmarks/ measures one claim against a peer; start with its --help:"
-	@ls benchmarks/*.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train_step.py $(ARGS)
+	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

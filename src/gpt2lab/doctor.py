@@ -77,9 +77,9 @@ def _wait(device: torch.device) -> None:
 def peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """Tabled peak for a known card in a 16-bit format, else the measured matrix rate."""
     if device.type == "cuda" and dtype is not torch.float32:
-        name = torch.cuda.get_device_name(device)
+        words = torch.cuda.get_device_name(device).replace("-", " ")
         for known, tflops in TABLED_TFLOPS.items():
-            if known in name.split() or f" {known}" in f" {name}-".replace("-", " "):
+            if f" {known} " in f" {words} ":
                 return Peak(tflops, f"table, {known}")
     return Peak(matmul_tflops(device, dtype), "measured matrix product")
 

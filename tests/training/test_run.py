@@ -320,7 +320,7 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
     process = train_process(str(path), "--out", str(run))
     for _ in range(10 * kills):
         try:
-            process.wait(timeout=rng.uniform(1.0, 6.0))
+            process.wait(timeout=rng.uniform(1.0, 4.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

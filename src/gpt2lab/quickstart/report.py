@@ -122,8 +122,8 @@ def _curve(metrics: list[dict[str, Any]]) -> str:
         return f"{44 + 540 * second / end:.1f},{12 + 220 * (high - loss) / span:.1f}"
 
     smooth, thick = losses[0], []
-    for second, loss in zip(seconds, losses, strict=True):
-        smooth += 0.05 * (loss - smooth)
+    for number, (second, loss) in enumerate(zip(seconds, losses, strict=True), start=1):
+        smooth += max(0.05, 1 / number) * (loss - smooth)  # at first, the plain mean
         thick.append(point(second, smooth))
     thin = [point(s, loss) for s, loss in zip(seconds, losses, strict=True)]
     grid = []

@@ -58,7 +58,8 @@ def settle(recipe: Recipe) -> Recipe:
         dtype = fastest_dtype(device)  # type: ignore[assignment]
     threads = recipe.train.threads or torch.get_num_threads()
     train = replace(recipe.train, device=str(device), dtype=dtype, threads=threads)
-    return replace(recipe, train=train)
+    where = str(Path(recipe.data.path).absolute()) if recipe.data.path else ""
+    return replace(recipe, train=train, data=replace(recipe.data, path=where))
 
 
 @contextlib.contextmanager
