@@ -1,5 +1,6 @@
 """Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
 
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +14,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 SECONDS_BETWEEN_LINES = 10.0
 
 
+@functools.cache
 def console() -> Console:
-    """The console for logs and progress: standard error, so that standard output stays data."""
+    """The console for logs and progress: standard error, so that standard output stays data.
+
+    One for all, so that lines printed beside a live bar appear above it.
+    """
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
