@@ -24,11 +24,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Without gradients on a CPU in float32 this is oneDNN's: `F.linear` calls BLAS, which reads the
     weights of a one-row product at less than half of memory's speed (LOG.md, 2026-11-21).
     """
-    exact = not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
-    if _ONEDNN and exact and _is_plain(x) and _is_plain(weight):
+    if _ONEDNN and _eager_inference(x) and _is_plain(x) and _is_plain(weight):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
     return F.linear(x, weight, bias)
+
+
+def _eager_inference(x: Tensor) -> bool:
+    """No gradients, no autocast, and not under torch.compile, which picks kernels itself."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.is_autocast_enabled(x.device.type)
+        or torch.compiler.is_compiling()
+    )
 
 
 def _is_plain(t: Tensor) -> bool:
