@@ -12,7 +12,6 @@
 import pickle
 import warnings
 import zipfile
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from gpt2lab.model.checkpoint import (
     WEIGHTS,
     Checkpoint,
     LoadedTensors,
-    SafeTensors,
     build,
     from_hf_config,
     hf_name,
+    read_folder,
     save,
     sharded_files,
 )
@@ -105,14 +104,10 @@ def _prefix(folder: Path) -> Path:
 
 
 def _read_huggingface(folder: Path) -> GPT2:
+    if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+        return read_folder(folder)
     config = from_hf_config(folder / "config.json")
     pickled, pickled_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
-    with ExitStack() as stack:
-        if (folder / WEIGHTS).exists():
-            return build(config, SafeTensors(folder / WEIGHTS, [folder / WEIGHTS], stack))
-        if (folder / INDEX).exists():
-            files = sharded_files(folder / INDEX)
-            return build(config, SafeTensors(folder / INDEX, files, stack))
     if pickled.exists():
         files = [pickled]
     elif pickled_index.exists():
