@@ -5,10 +5,10 @@ import pytest
 import zstandard
 
 from gpt2lab import UserError
-from gpt2lab.corpus import plaintext
+from gpt2lab.corpus import compressed, plaintext
 from gpt2lab.corpus.document import Document
-from gpt2lab.corpus.overlap import without_overlap
 from gpt2lab.corpus.plaintext import passages, read_documents
+from gpt2lab.quickstart.overlap import without_overlap
 
 
 def test_documents_from_every_form(tmp_path):
@@ -40,9 +40,16 @@ def test_several_frames_are_all_read(tmp_path):
 
 
 def test_decompression_bombs_are_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(plaintext, "MAX_DECOMPRESSED", 2**20)
-    (tmp_path / "bomb.jsonl.zst").write_bytes(zstandard.compress(b"\0" * 2**24))
-    with pytest.raises(UserError, match=r"bomb.jsonl.zst unpacks to more than"):
+    monkeypatch.setattr(plaintext, "MAX_TEXT_BYTES", 2**20)
+    (tmp_path / "bomb.txt.zst").write_bytes(zstandard.compress(b"x" * 2**24))
+    with pytest.raises(UserError, match=r"bomb.txt.zst holds more than"):
+        read_documents(tmp_path / "bomb.txt.zst")
+
+
+def test_a_line_without_end_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "MAX_LINE", 2**22)
+    (tmp_path / "bomb.jsonl.zst").write_bytes(zstandard.compress(b"x" * 2**24))
+    with pytest.raises(UserError, match=r"bomb.jsonl.zst.*a line of over 4 MB"):
         read_documents(tmp_path / "bomb.jsonl.zst")
 
 
@@ -76,7 +83,7 @@ def test_passages_prefer_blank_lines():
         ("nothing.jsonl", b'{"body": "a"}\n', "nothing.jsonl, line 1"),
         ("number.jsonl", b'{"text": 5}\n', "line 1"),
         ("deep.jsonl", b"[" * 100_000, "line 1"),
-        ("bad.jsonl.zst", b"not zstd", "not a whole zstd file"),
+        ("bad.jsonl.zst", b"not zstd", "corrupt at byte"),
         ("cut.jsonl.zst", zstandard.compress(b'{"text": "a"}\n' * 99)[:-3], "truncated"),
         ("half.jsonl", b'{"text": "\\ud800"}\n', "line 1"),
     ],

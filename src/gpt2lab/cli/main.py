@@ -12,7 +12,7 @@ from gpt2lab.errors import UserError
 # their verb runs, so that `--help` needs no torch.
 VERBS = {
     "quickstart": ("quickstart", "train a small GPT-2 on this machine in minutes and report on it"),
-    "corpus": ("corpus", "shard: turn text into token shards"),
+    "corpus": ("corpus", "links, crawl, extract, clean, shard, build, report"),
     "tokenizer": ("tokenizer", "train, encode, decode, info"),
     "train": ("train", "train a model from a recipe, or --resume a run"),
     "generate": ("generate", "continue prompts: one, many from a file, or interactively"),
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         print(f"gpt2lab: error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("gpt2lab: interrupted", file=sys.stderr)
         return 130

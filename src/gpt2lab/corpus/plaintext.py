@@ -1,25 +1,25 @@
-"""Documents from text files as people keep them: .txt, Markdown, JSON Lines, folders of these."""
+"""Documents from files as people keep them: text, Markdown, JSON Lines, Parquet, or folders."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from gpt2lab.corpus.compressed import UNENDED_LINE, Damage, read_lines, read_pieces
 from gpt2lab.corpus.document import Document
 from gpt2lab.errors import UserError
-
-if TYPE_CHECKING:
-    import zstandard
 
 SEPARATOR = "<|endoftext|>"
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
-COMPRESSED = ".zst"
+COMPRESSED = (".zst", ".gz", ".xz", ".bz2")
+PARQUET = ".parquet"
 
 # Fewer documents than this cannot be split into training and held-out text by document.
 FEW = 20
 PASSAGE_CHARS = 8192
-MAX_DECOMPRESSED = 4 * 2**30
+# A text file is one document or a few: read whole.
+MAX_TEXT_BYTES = 4 << 30
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -29,8 +29,10 @@ def read_documents(path: Path) -> list[Document]:
     document per line, its text under `text`. When all of it makes fewer than twenty documents,
     they are cut into passages of about 8 KB at blank lines, so that some can be held out.
     """
-    files = [path] if not path.is_dir() else _files(path)
-    documents = [d for file in files for d in _read(file) if d.text.strip()]
+    damage: list[Damage] = []
+    documents = [d for f in find_files(path) for d in read_file(f, damage) if d.text.strip()]
+    if damage:
+        raise UserError(f"{damage[0]}; fetch or make the file again")
     if not documents:
         raise UserError(f"{path} holds no text; give a file or folder that does")
     if len(documents) < FEW:
@@ -38,29 +40,62 @@ def read_documents(path: Path) -> list[Document]:
     return documents
 
 
-def _files(folder: Path) -> list[Path]:
-    wanted = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *(s + COMPRESSED for s in JSON_SUFFIXES))
-    found = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.endswith(wanted))
+def find_files(path: Path) -> list[Path]:
+    """The files of documents at `path`, a file or a folder, in order of their names."""
+    if not path.is_dir():
+        return [path]
+    plain = (*TEXT_SUFFIXES, *JSON_SUFFIXES)
+    wanted = (*plain, *(s + c for s in plain for c in COMPRESSED), PARQUET)
+    found = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(wanted))
     if not found:
-        raise UserError(f"{folder} holds no file named {', '.join('*' + s for s in wanted)}")
+        shown = ", ".join("*" + s for s in (*plain, PARQUET))
+        raise UserError(f"{path} holds no file named {shown} (or these with .zst, .gz, .xz, .bz2)")
     return found
 
 
-def _read(file: Path) -> Iterator[Document]:
-    if file.name.endswith((*JSON_SUFFIXES, *(s + COMPRESSED for s in JSON_SUFFIXES))):
-        yield from _read_json_lines(file)
-        return
-    for text in _decode(file, _bytes(file)).split(SEPARATOR):
-        yield Document(text.strip("\n"), source=file.name)
+def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
+    """The documents of one file; what the file has lost is appended to `damage`.
+
+    Raises UserError for what is no document: bytes that are not UTF-8, a line without text.
+    """
+    name = file.name
+    while name.endswith(COMPRESSED):
+        name = name.rsplit(".", 1)[0]
+    if name.endswith(PARQUET):
+        yield from _read_parquet(file)
+    elif name.endswith(JSON_SUFFIXES):
+        yield from _read_json_lines(file, damage)
+    else:
+        for text in _decode(file, _bytes(file, damage)).split(SEPARATOR):
+            yield Document(text.strip("\n"), source=file.name)
 
 
-def _bytes(file: Path) -> bytes:
+def _blocks(
+    file: Path, damage: list[Damage], read: Callable[[Path, list[Damage]], Iterator[bytes]]
+) -> Iterator[bytes]:
+    """Pieces of a file. Files written by hand may lack the end of their last line."""
+    own: list[Damage] = []
     try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist; check the path") from None
+        yield from read(file, own)
+    except ImportError:
+        raise UserError(
+            f"{file} is compressed; install the reader with: pip install 'gpt2lab[corpus]'"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
+    damage += [d for d in own if d.detail != UNENDED_LINE]
+
+
+def _bytes(file: Path, damage: list[Damage]) -> bytes:
+    pieces, size = [], 0
+    for block in _blocks(file, damage, read_pieces):
+        size += len(block)
+        if size > MAX_TEXT_BYTES:
+            raise UserError(
+                f"{file} holds more than {MAX_TEXT_BYTES >> 30} GiB of text; split it into files"
+            )
+        pieces.append(block)
+    return b"".join(pieces)
 
 
 def _decode(file: Path, data: bytes) -> str:
@@ -75,56 +110,62 @@ def _decode(file: Path, data: bytes) -> str:
         ) from None
 
 
-def _read_json_lines(file: Path) -> Iterator[Document]:
-    for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            text = record["text"]
-            text.encode()  # an unpaired surrogate is no text
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(
-                f"{file}, line {number}: expected a JSON object with a string under 'text'"
-            ) from None
-        yield Document(text, source=file.name)
+def _read_json_lines(file: Path, damage: list[Damage]) -> Iterator[Document]:
+    own: list[Damage] = []
+    number = 0
+    for block in _blocks(file, own, read_lines):
+        for line in block.splitlines():
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                text = record["text"]
+                text.encode()  # an unpaired surrogate is no text
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                if own and not block.endswith(b"\n"):  # the piece of a line a lost end leaves
+                    continue
+                raise UserError(
+                    f"{file}, line {number}: expected a JSON object with a string under 'text'"
+                ) from None
+            yield _document(file, text, record)
+    damage += own
 
 
-def _lines(file: Path) -> Iterable[bytes]:
-    if not file.name.endswith(COMPRESSED):
-        return _bytes(file).splitlines()
+def _document(file: Path, text: str, record: dict[str, Any]) -> Document:
+    """Text with what else a record says that a Document has a place for."""
+    url, score, date = record.get("url"), record.get("score"), record.get("date")
+    return Document(
+        text,
+        source=file.name,
+        url=url if isinstance(url, str) else None,
+        score=score if isinstance(score, int) and abs(score) < 2**62 else None,
+        date=date if isinstance(date, str) else None,
+    )
+
+
+def _read_parquet(file: Path) -> Iterator[Document]:
     try:
-        import zstandard
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ImportError:
         raise UserError(
-            f"{file} is compressed; install the reader with: pip install 'gpt2lab[corpus]'"
+            f"{file} is Parquet; install the reader with: pip install 'gpt2lab[corpus]'"
         ) from None
     try:
-        return _unpack(file, zstandard.ZstdDecompressor()).splitlines()
-    except zstandard.ZstdError as error:
-        raise UserError(f"{file} is not a whole zstd file ({error}); fetch it again") from None
-
-
-def _unpack(file: Path, zstd: "zstandard.ZstdDecompressor") -> bytes:
-    """All frames of a zstd file, up to a limit, a truncated last one refused."""
-    packed = _bytes(file)
-    parts, size = [], 0
-    while packed:
-        frame = zstd.decompressobj()
-        for start in range(0, len(packed), 2**16):
-            parts.append(frame.decompress(packed[start : start + 2**16]))
-            size += len(parts[-1])
-            if size > MAX_DECOMPRESSED:
-                raise UserError(
-                    f"{file} unpacks to more than {MAX_DECOMPRESSED >> 30} GiB; "
-                    "split it into smaller files"
-                )
-            if frame.eof:
-                packed = frame.unused_data + packed[start + 2**16 :]
-                break
-        else:
-            raise UserError(f"{file} ends inside a zstd frame; it is truncated, fetch it again")
-    return b"".join(parts)
+        with pq.ParquetFile(file) as table:
+            if "text" not in table.schema_arrow.names:
+                raise UserError(f"{file} has no column 'text'; rename the one that holds the text")
+            names = [n for n in ("text", "url", "score", "date") if n in table.schema_arrow.names]
+            for batch in table.iter_batches(4096, columns=names):
+                for record in batch.to_pylist():
+                    if not isinstance(record["text"], str):
+                        raise UserError(f"{file}: column 'text' holds something that is not text")
+                    yield _document(file, record["text"], record)
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; check the path") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is not a whole Parquet file ({error}); fetch it again") from None
 
 
 def passages(text: str, size: int = PASSAGE_CHARS) -> Iterator[str]:

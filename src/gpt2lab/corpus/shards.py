@@ -52,6 +52,15 @@ class ShardWriter:
         while self._held >= self._limit:
             self._flush(self._limit)
 
+    def add_joined(self, tokens: Ids, documents: int) -> None:
+        """Append documents that are joined already, each with its `<|endoftext|>` before it."""
+        for start in range(0, len(tokens), self._limit):
+            self._parts.append(np.asarray(tokens[start : start + self._limit], np.uint16))
+            self._held += len(self._parts[-1])
+            while self._held >= self._limit:
+                self._flush(self._limit)
+        self.documents += documents
+
     def _flush(self, count: int) -> None:
         tokens = np.concatenate(self._parts) if self._parts else np.empty(0, np.uint16)
         body, rest = tokens[:count], tokens[count:]

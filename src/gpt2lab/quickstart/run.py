@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.corpus import build, overlap, plaintext
+from gpt2lab.corpus import build, plaintext
 from gpt2lab.corpus.document import Document
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation import likelihood
@@ -14,7 +14,7 @@ from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.generation import Generation, Request, Sampling, generate
 from gpt2lab.model import checkpoint
 from gpt2lab.progress import console, step
-from gpt2lab.quickstart import baselines
+from gpt2lab.quickstart import baselines, overlap
 from gpt2lab.quickstart.report import write_report
 from gpt2lab.quickstart.text import installed_documentation
 from gpt2lab.settings import read_recipe

@@ -1,0 +1,235 @@
+"""Everything that decides what a corpus holds: read from TOML, saved beside what it made."""
+
+import datetime
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gpt2lab.corpus.execute import Executor
+from gpt2lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the corpus starts."""
+
+    kind: Literal["reddit", "urls", "warc", "documents"] = "documents"
+    """reddit: submission dumps. urls: .txt or .csv. warc: archived pages. documents: text."""
+    paths: tuple[str, ...] = ()
+    """Files, or folders of files."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which submissions count (paper section 2.1)."""
+
+    karma: Literal["any", "sum"] = "any"
+    """any: some submission of the page has min_score, the paper's wording. sum: all together."""
+    min_score: int = 3
+    after: str = ""
+    """First day taken, as 2005-06-01; empty for no limit."""
+    before: str = "2018-01-01"
+    """First day not taken. The paper has no links after December 2017."""
+    over_18: bool = False
+    """Take submissions marked as over 18."""
+    block: Literal["webtext", "openwebtext", "none"] = "webtext"
+    """List of domains and file types left out."""
+    block_subreddits: bool = True
+    """Leave out our list of offensive subreddits; OpenAI's was not published."""
+    subreddits: tuple[str, ...] = ()
+    """More subreddits to leave out."""
+    fold_mobile: bool = False
+    """Take m., mobile. and amp. hosts for the site itself."""
+
+
+@dataclass(frozen=True)
+class Crawl:
+    """How pages are fetched."""
+
+    via: Literal["web", "commoncrawl"] = "web"
+    contact: str = ""
+    """An address or page where site owners reach you; it goes into the user agent."""
+    delay: float = 1.0
+    """Seconds between two requests to one host; a longer Crawl-delay of the site is obeyed."""
+    concurrency: int = 64
+    """Hosts asked at the same time."""
+    timeout: float = 60.0
+    """Seconds for one page, from the first byte sent to the last received."""
+    max_bytes: int = 5_000_000
+    """Largest page as it comes over the wire."""
+    redirects: int = 5
+    give_up_after: int = 5
+    """Failures in a row after which the rest of a host's pages are left."""
+    retries: int = 2
+    """Further attempts at a page that timed out, broke off or answered 429 or 5xx."""
+    backoff: float = 10.0
+    """Seconds before the first further attempt; doubled each time, Retry-After obeyed."""
+    ports: tuple[int, ...] = (80, 443)
+    networks: tuple[str, ...] = ()
+    """Networks to allow although they are not public, as 10.1.0.0/16; for your own sites."""
+    index: str = "https://index.commoncrawl.org"
+    """Common Crawl's index server."""
+    data: str = "https://data.commoncrawl.org"
+    """Where Common Crawl's archives lie."""
+    crawls: tuple[str, ...] = ()
+    """Common Crawl collections to look in, in this order, as CC-MAIN-2017-51."""
+
+
+@dataclass(frozen=True)
+class Extract:
+    """How text is taken out of pages."""
+
+    profile: Literal["quality", "default", "fast"] = "default"
+    """trafilatura for precision, trafilatura for speed, or resiliparse."""
+    language: str = "en"
+    """Pages in other languages are not extracted; empty for all."""
+    seconds: float = 10.0
+    """After which an extractor that still works on a page is killed."""
+    memory_mb: int = 2048
+    """Address space of the extractor's process beyond what it starts with."""
+    max_inflated: int = 20_000_000
+    """Largest page once decompressed, bytes."""
+    max_ratio: int = 100
+    """Largest ratio of decompressed to stored size above the first megabyte."""
+    max_chars: int = 2_000_000
+    """Longest text taken from one page."""
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Which documents stay."""
+
+    language: str = ""
+    """Language of the text, as en; empty for all."""
+    min_tokens: int = 0
+    """Fewest tokens; OpenWebText had 128."""
+    rules: tuple[Literal["gopher", "c4", "fineweb"], ...] = ()
+    """Published quality rules, in this order. The paper only says "heuristic based cleaning"."""
+    wikipedia: bool = False
+    """Keep pages of Wikipedia and its copies, which the paper removed."""
+    pii: bool = False
+    """Replace e-mail addresses and public IP addresses by placeholders."""
+    samples: int = 20
+    """Dropped documents kept to read, for each reason."""
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Which documents are the same."""
+
+    near: Literal["remove", "mark", "off"] = "remove"
+    """mark: keep near-duplicates, but on one side of the split."""
+    threshold: float = 0.5
+    """Jaccard similarity of word n-grams from which two documents are one."""
+    ngram: int = 5
+    bands: int = 35
+    rows: int = 3
+    """A pair of similarity s is looked at with probability 1 - (1 - s^rows)^bands."""
+    verify: bool = True
+    """Decide by exact similarity. Without it, sharing one band is enough, as in FineWeb."""
+    max_bucket: int = 64
+    """Documents sharing a band that are compared all with all; larger groups by their leaders."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of evaluation texts is in the corpus (paper section 4)."""
+
+    benchmarks: tuple[str, ...] = ()
+    """Files or folders of evaluation text, each reported by its name."""
+    ngram: int = 8
+    remove: bool = False
+    """Cut what overlaps out of the documents, by 13-grams."""
+    bloom: bool = False
+    """Also write the paper's Bloom filter of the corpus."""
+    bloom_error: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How the result is stored."""
+
+    tokenizer: str = "gpt2"
+    held_out: float = 0.005
+    """Share of documents for validation, chosen by the hash of their cluster."""
+    tokens_per_shard: int = 100_000_000
+    formats: tuple[Literal["nanogpt", "parquet", "jsonl"], ...] = ("parquet",)
+    """Besides the .bin shards that `train` reads: headerless .bin, or the documents themselves."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the work is done; none of this changes a byte of the result."""
+
+    executor: Executor = "local"
+    """ray: the cluster at RAY_ADDRESS; the output folder must be on storage all nodes see."""
+    workers: int = 0
+    """Processes; 0 for one per core."""
+    partitions: int = 0
+    """Pieces that documents are grouped into; 0 to choose by the size of the input."""
+    allow_damaged: bool = False
+    """Go on when input files are truncated or corrupt; what was lost is reported either way."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A corpus."""
+
+    source: Source = field(default_factory=Source)
+    links: Links = field(default_factory=Links)
+    crawl: Crawl = field(default_factory=Crawl)
+    extract: Extract = field(default_factory=Extract)
+    clean: Clean = field(default_factory=Clean)
+    dedup: Dedup = field(default_factory=Dedup)
+    overlap: Overlap = field(default_factory=Overlap)
+    shard: Shard = field(default_factory=Shard)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def crawls(self) -> bool:
+        """Whether pages have to be fetched."""
+        return self.source.kind in ("reddit", "urls")
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot be used; called before any work."""
+        if not self.source.paths:
+            raise UserError("source.paths is empty; name the files to start from")
+        for name in ("after", "before"):
+            _require_date(f"links.{name}", getattr(self.links, name))
+        _require_positive(self.crawl, "crawl", ("concurrency", "timeout", "max_bytes"))
+        _require_positive(self.extract, "extract", ("seconds", "memory_mb", "max_inflated"))
+        _require_positive(self.extract, "extract", ("max_ratio", "max_chars"))
+        _require_positive(self.dedup, "dedup", ("ngram", "bands", "rows", "max_bucket"))
+        _require_positive(self.overlap, "overlap", ("ngram",))
+        _require_positive(self.shard, "shard", ("tokens_per_shard",))
+        if not 0 < self.dedup.threshold <= 1:
+            raise UserError(f"dedup.threshold must be in (0, 1], not {self.dedup.threshold}")
+        if not 0 <= self.shard.held_out < 1:
+            raise UserError(f"shard.held_out must be in [0, 1), not {self.shard.held_out}")
+        if not 0 < self.overlap.bloom_error < 1:
+            raise UserError(
+                f"overlap.bloom_error must be in (0, 1), not {self.overlap.bloom_error}"
+            )
+        for network in self.crawl.networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise UserError(
+                    f"crawl.networks: {network!r} is no network; write it as 10.1.0.0/16"
+                ) from None
+        if self.crawl.via == "commoncrawl" and self.crawls and not self.crawl.crawls:
+            raise UserError("crawl.crawls is empty; name collections, as CC-MAIN-2017-51")
+
+
+def _require_date(name: str, value: str) -> None:
+    try:
+        if value:
+            datetime.date.fromisoformat(value)
+    except ValueError:
+        raise UserError(f"{name} must be a date like 2017-12-31, not {value!r}") from None
+
+
+def _require_positive(table: object, prefix: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (value := getattr(table, name)) <= 0:
+            raise UserError(f"{prefix}.{name} must be more than 0, not {value}")

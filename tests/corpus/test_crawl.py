@@ -1,0 +1,297 @@
+"""The crawler against a small web that behaves in every way it should not."""
+
+import gzip
+import itertools
+import os
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gpt2lab.corpus import crawl, urls
+from gpt2lab.corpus.links import SCHEMA
+from gpt2lab.corpus.recipe import Crawl
+from gpt2lab.corpus.warc import http_message, read_records
+from gpt2lab.errors import UserError
+from web import ADDRESS, NETWORKS, TRAP, Web, article
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    web = Web(tmp_path)
+    for name, value in web.environment.items():
+        monkeypatch.setenv(name, value)
+    yield web
+    web.close()
+
+
+def links(folder, *addresses):
+    rows = {urls.key(urls.normalise(u)): u for u in addresses}
+    table = pa.Table.from_pylist(
+        [
+            {"key": k, "url": u, "score": 7, "created": 1119552233, "id": "", "subreddit": ""}
+            for k, u in sorted(rows.items())
+        ],
+        SCHEMA,
+    )
+    pq.write_table(table, folder / "links.parquet")
+    return [str(folder / "links.parquet")]
+
+
+def rules(web, **changes):
+    defaults = {
+        "contact": "crawler@example.org", "delay": 0.01, "timeout": 2.0, "backoff": 0.05,
+        "ports": (web.port,), "networks": NETWORKS, "concurrency": 16,
+    }  # fmt: skip
+    return Crawl(**(defaults | changes))
+
+
+def fetch(web, folder, *addresses, **changes):
+    out = folder / "crawl"
+    counts = crawl.crawl(out, links(folder, *addresses), rules(web, **changes), block="webtext")
+    records = {}
+    for path in sorted(out.glob("*.warc.gz")):
+        damage = []
+        for record in read_records(path, damage):
+            records[record.headers["gpt2lab-asked"]] = record
+        assert damage == []
+    return counts["counts"], records
+
+
+def test_pages_are_archived_as_they_came(web, tmp_path):
+    plain = web.page("a.test", "/1", article("bridges"))
+    packed = web.page("a.test", "/2", gzip.compress(b"<p>x" * 50), Content_Encoding="gzip")
+    counts, records = fetch(web, tmp_path, plain, packed)
+    assert counts == {"fetched": 2}
+    message = http_message(records[plain].block)
+    assert message.status == 200
+    assert message.body == article("bridges").encode()
+    assert records[plain].headers["gpt2lab-score"] == "7"
+    assert records[plain].headers["gpt2lab-created"] == "1119552233"
+    assert records[plain].headers["warc-ip-address"] == ADDRESS
+    assert gzip.decompress(http_message(records[packed].block).body) == b"<p>x" * 50
+    assert {agent for *_, agent in web.asked} == {"gpt2lab/0.1.0 (+crawler@example.org)"}
+
+
+def test_what_is_not_kept_is_counted_by_reason(web, tmp_path):
+    def slow(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "50000")
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b"x" * 10)
+            time.sleep(0.1)
+
+    def breaks_off(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"<p>only this")
+        handler.close_connection = True
+
+    web.pages["slow.test", "/"] = slow
+    web.pages["cut.test", "/"] = breaks_off
+    web.name("slow.test")
+    web.name("cut.test")
+    addresses = [
+        web.url("slow.test", "/"),
+        web.url("cut.test", "/"),
+        web.page("b.test", "/gone", "", status=410),
+        web.url("b.test", "/missing"),
+        web.page("b.test", "/big", "x" * 200_000),
+        web.page("b.test", "/image", "GIF89a", Content_Type="image/gif"),
+        web.page("b.test", "/loop", "", status=302, Location="/loop"),
+        web.page("b.test", "/wiki", "", status=301, Location="http://en.wikipedia.org/wiki/A"),
+        web.page("b.test", "/mail", "", status=301, Location="mailto:a@b.test"),
+        web.page("b.test", "/port", "", status=302, Location="http://b.test:22/"),
+        f"http://nowhere.test:{web.port}/",
+    ]
+    counts, records = fetch(web, tmp_path, *addresses, max_bytes=100_000, retries=1)
+    assert records == {}
+    assert counts == {
+        "timeout": 1,
+        "connection failed: ResponseDataLossError": 1,
+        "status 410": 1,
+        "status 404": 1,
+        "too large": 1,
+        "not html": 1,
+        "too many redirects": 1,
+        "redirect to blocked domain": 1,
+        "redirect to no http address": 1,
+        "port not allowed": 1,
+        "robots.txt unreachable": 1,
+    }
+
+
+def test_a_redirect_is_followed_and_the_page_filed_under_both_addresses(web, tmp_path):
+    web.page("c.test", "/new", article("harbours"))
+    old = web.page("old.test", "/x", "", status=301, Location="http://c.test:PORT/new")
+    counts, records = fetch(web, tmp_path, old)
+    assert counts == {"fetched": 1}
+    assert records[old].url == web.url("c.test", "/new")
+    assert "/robots.txt" in web.requests("c.test")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"http://{TRAP}:PORT/secret",
+        "http://trap.test:PORT/secret",
+        "http://2130706441:PORT/secret",  # 127.0.0.9 as one number
+        "http://0x7f.0.0.9:PORT/secret",
+        f"http://[::ffff:{TRAP}]:PORT/secret",
+        "http://169.254.169.254:PORT/latest/meta-data/",
+        "http://[::1]:PORT/",
+    ],
+)
+def test_redirects_to_private_addresses_are_refused(web, tmp_path, target):
+    web.name("trap.test", TRAP)
+    start = web.page("d.test", "/", "", status=302, Location=target)
+    counts, records = fetch(web, tmp_path, start, retries=0)
+    assert web.trapped == []
+    assert records == {}
+    assert sum(counts.values()) == 1
+    assert set(counts) <= {
+        "private address",
+        "redirect to no http address",
+        "robots.txt unreachable",
+    }
+
+
+def test_a_name_that_turns_private_between_two_looks_is_refused(web, tmp_path):
+    """DNS rebinding: robots.txt comes from the public address, the page would from the trap."""
+    address = web.page("rebind.test", "/", article("rivers"))
+    robots(web, "rebind.test", "User-agent: *\nAllow: /", Connection="close")
+    web.name("rebind.test", ADDRESS, TRAP)
+    counts, records = fetch(web, tmp_path, address, retries=0)
+    assert web.trapped == []
+    assert records == {}
+    assert counts == {"private address": 1}
+    assert web.requests("rebind.test") == ["/robots.txt"]
+
+
+def test_links_to_private_addresses_are_refused(web, tmp_path):
+    web.name("trap.test", TRAP)
+    addresses = [f"http://{TRAP}:{web.port}/", web.url("trap.test", "/")]
+    counts, _ = fetch(web, tmp_path, *addresses, retries=0)
+    assert web.trapped == []
+    assert counts == {"private address": 2}
+
+
+def robots(web, host, text, status=200, **headers):
+    web.page(host, "/robots.txt", text, status=status, Content_Type="text/plain", **headers)
+
+
+def test_robots(web, tmp_path):
+    robots(
+        web, "some.test", "User-agent: gpt2lab\nDisallow: /private\n\nUser-agent: *\nDisallow: /"
+    )
+    robots(web, "none.test", "User-agent: *\nDisallow: /")
+    robots(web, "error.test", "", status=503)
+    robots(web, "busy.test", "", status=429)
+    robots(web, "forbidden.test", "", status=403)
+    robots(web, "moved.test", "", status=301, Location="http://none.test:PORT/robots.txt")
+    robots(web, "round.test", "", status=302, Location="/robots.txt")
+    robots(web, "long.test", "#" * 600_000 + "\nUser-agent: *\nDisallow: /")
+    hosts = ("some", "none", "error", "busy", "forbidden", "moved", "round", "long")
+    allowed = [web.page(f"{h}.test", "/page", article(h)) for h in hosts]
+    private = web.page("some.test", "/private/x", article("private"))
+    counts, records = fetch(web, tmp_path, *allowed, private, retries=1)
+    got = {record.url.split("/")[2].split(":")[0] for record in records.values()}
+    assert got == {"some.test", "forbidden.test", "round.test", "long.test"}
+    assert counts == {"fetched": 4, "robots.txt": 3, "robots.txt unreachable": 2}
+    # Not one request for a page that is not allowed.
+    for host in ("none", "error", "busy", "moved"):
+        assert set(web.requests(f"{host}.test")) == {"/robots.txt"}
+    assert "/private/x" not in web.requests("some.test")
+    assert web.requests("some.test").count("/robots.txt") == 1
+
+
+def test_delay_between_requests_to_a_host(web, tmp_path):
+    robots(web, "calm.test", "User-agent: *\nCrawl-delay: 0.4\nAllow: /")
+    addresses = [web.page("calm.test", f"/{i}", article(str(i))) for i in range(4)]
+    others = [web.page("quick.test", f"/{i}", article(f"q{i}")) for i in range(4)]
+    counts, _ = fetch(web, tmp_path, *addresses, *others, delay=0.1)
+    assert counts == {"fetched": 8}
+    for host, least in (("calm.test", 0.38), ("quick.test", 0.095)):
+        times = sorted(t for t, h, path, _ in web.asked if h == host and path != "/robots.txt")
+        assert min(b - a for a, b in itertools.pairwise(times)) >= least
+
+
+def test_busy_servers_are_asked_again_when_they_say(web, tmp_path):
+    answers = iter([(429, "1"), (503, "0"), (200, "0")])
+
+    def busy(handler):
+        status, after = next(answers)
+        body = article("patience").encode()
+        handler.send_response(status)
+        handler.send_header("Retry-After", after)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    web.pages["busy.test", "/"] = busy
+    web.name("busy.test")
+    counts, _ = fetch(web, tmp_path, web.url("busy.test", "/"), retries=2)
+    assert counts == {"fetched": 1}
+    times = [t for t, _, path, _ in web.asked if path == "/"]
+    assert times[1] - times[0] >= 1.0
+
+
+def test_a_host_that_only_fails_is_given_up(web, tmp_path):
+    addresses = [web.page("down.test", f"/{i}", "", status=500) for i in range(30)]
+    counts, _ = fetch(web, tmp_path, *addresses, give_up_after=5, retries=0)
+    assert counts == {"status 500": 5, "host given up": 25}
+    assert len([p for p in web.requests("down.test") if p != "/robots.txt"]) == 5
+
+
+def test_a_slow_host_does_not_hold_up_others(web, tmp_path):
+    def slow(handler):
+        time.sleep(1.5)
+        handler.send_response(404)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    for i in range(3):
+        web.pages["slow.test", f"/{i}"] = slow
+    web.name("slow.test")
+    quick = [web.page(f"q{i}.test", "/", article(f"q{i}")) for i in range(30)]
+    fetch(web, tmp_path, *[web.url("slow.test", f"/{i}") for i in range(3)], *quick, timeout=5.0)
+    last = max(t for t, host, *_ in web.asked if host.startswith("q"))
+    assert last - web.asked[0][0] < 1.4
+
+
+def test_nobody_to_reach_nobody_to_crawl(web, tmp_path):
+    with pytest.raises(UserError, match=r"crawl\.contact must be an e-mail address"):
+        fetch(web, tmp_path, web.page("a.test", "/", "x"), contact="")
+    assert web.asked == []
+
+
+def test_killed_and_resumed_without_fetching_twice(web, tmp_path):
+    import multiprocessing
+
+    web.delay = 0.15
+    addresses = [web.page(f"h{i % 5}.test", f"/{i}", article(str(i))) for i in range(60)]
+    files = links(tmp_path, *addresses)
+    out = tmp_path / "crawl"
+    context = multiprocessing.get_context("spawn")
+    kills = 0
+    for wait in (1.6, 1.8, 2.0, 2.2):
+        run = context.Process(
+            target=crawl.crawl, args=(out, files, rules(web)), kwargs={"block": "webtext"}
+        )
+        run.start()
+        run.join(wait)
+        if run.is_alive():
+            os.kill(run.pid, 9)
+            kills += 1
+        run.join()
+    counts = crawl.crawl(out, files, rules(web), block="webtext")["counts"]
+    assert kills >= 2
+    assert counts == {"fetched": 60}
+    asked = [path for path in web.requests() if path != "/robots.txt"]
+    # A page in flight at a kill has to be asked for again: at most one for each host and kill.
+    assert len(asked) - len(set(asked)) <= 5 * kills
+    seen = [r.url for f in sorted(out.glob("*.warc.gz")) for r in read_records(f, [])]
+    assert len(seen) == len(set(seen)) == 60
