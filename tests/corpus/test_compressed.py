@@ -74,7 +74,7 @@ def test_every_truncation_is_told(tmp_path, name):
     whole = PACKERS[name](TEXT)
     generator = random.Random(7)
     path = tmp_path / name
-    for cut in [1, 2, 3, 5, 9, len(whole) - 1] + generator.sample(range(10, len(whole) - 1), 34):
+    for cut in [1, 2, 3, 5, 9, len(whole) - 1, *generator.sample(range(10, len(whole) - 1), 34)]:
         path.write_bytes(whole[:cut])
         if name == "a.ndjson" and whole[cut - 1 : cut] == b"\n":
             continue  # a plain file cut between two lines looks whole; only a checksum tells

@@ -1,5 +1,7 @@
 """Documents kept or dropped, every drop with its reason and some kept to be read."""
 
+import bisect
+import hashlib
 import ipaddress
 import json
 import re
@@ -29,24 +31,41 @@ _WIKIPEDIA = ("wiki", "dbpedia", "infogalactic", "everipedia", "enacademic", "th
 
 
 class Drops:
-    """Counts reasons, and keeps the first few texts of each."""
+    """Counts reasons, and keeps some texts of each: those of the smallest hash, so that it does not
+    matter which task met them.
+    """
 
     def __init__(self, samples: int) -> None:
         self.counts: Counter[str] = Counter()
         self._most = samples
-        self._kept: list[dict[str, str]] = []
+        self._kept: dict[str, list[tuple[str, str, str]]] = {}
 
     def drop(self, reason: str, text: str, url: str) -> None:
         """Count one document."""
         self.counts[reason] += 1
-        if self.counts[reason] <= self._most:
-            self._kept.append({"reason": reason, "url": url, "text": text[:SAMPLE_CHARS]})
+        self.keep(reason, text[:SAMPLE_CHARS], url)
+
+    def keep(self, reason: str, text: str, url: str) -> None:
+        """Keep a text to be read, if its hash is among the smallest."""
+        digest = hashlib.sha256(f"{url} {text}".encode("utf-8", "replace")).hexdigest()
+        kept = self._kept.setdefault(reason, [])
+        if len(kept) < self._most or (kept and digest < kept[-1][0]):
+            bisect.insort(kept, (digest, url, text))
+            del kept[self._most :]
 
     def write(self, folder: Path) -> None:
         """Write the texts kept."""
         with (folder / DROPPED).open("w", encoding="utf-8") as file:
-            for record in self._kept:
+            for record in self.records():
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def records(self) -> list[dict[str, str]]:
+        """The texts kept, by reason."""
+        return [
+            {"reason": reason, "url": url, "text": text}
+            for reason, kept in sorted(self._kept.items())
+            for _, url, text in kept
+        ]
 
 
 def clean(
@@ -145,7 +164,7 @@ def distinct(
     if len(table):
         keys = np.frombuffer(b"".join(table["key"].to_pylist()), dtype=">u8").reshape(-1, 2)
         first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-        for i in np.flatnonzero(~first)[: 4 * samples].tolist():
+        for i in np.flatnonzero(~first).tolist():
             drops.drop("exact duplicate", table["text"][i].as_py(), table["url"][i].as_py())
     kept = table.filter(pa.array(first))
     pq.write_table(kept, out / documents.OUTPUT, compression="zstd", row_group_size=4096)

@@ -194,7 +194,8 @@ def cluster(out: Path, *, edges: list[str], files: list[str]) -> dict[str, Any]:
     unknown date counts as younger than any.
     """
     created = np.concatenate([pq.read_table(f, columns=["created"])["created"] for f in files])
-    pairs = np.unique(np.concatenate([np.load(path) for path in edges]))
+    none = np.empty(0, np.int64)
+    pairs = np.unique(np.concatenate([none, *(np.load(path) for path in edges)]))
     age = np.where(created > 0, created, np.iinfo(np.int64).max)
     leaders = _leaders(len(created), *unpack(pairs), age)
     np.save(out / LEADERS, leaders)

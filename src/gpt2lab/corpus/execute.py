@@ -58,9 +58,13 @@ def run_task(task: Task) -> None:
             os.close(descriptor)
         temporary.rename(task.folder)
     except OSError as error:
-        if error.errno is None:  # not from the system: Arrow's complaints about a damaged file
-            raise
-        raise writing_failed(task.folder, error) from error
+        if error.errno is not None:
+            raise writing_failed(task.folder, error) from error
+        # numpy and Arrow lose the number: a full disk, or an intermediate file that is damaged.
+        raise UserError(
+            f"cannot make {task.folder}: {error}; free some disk space, or delete the folders "
+            "beside it if one of them is damaged, and run again"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """The last stages: documents to tokens, tokens to shards, and the documents themselves."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.bulk import BulkTokenizer
 
 SPLITS = ("train", "val")
+ROWS = 2048
 # What a stranger gets: the Document, in columns that `datasets` opens.
 PUBLIC = pa.schema(
     [
@@ -69,7 +71,7 @@ def tokenise(
     counts = {f"{s} {what}": 0 for s in SPLITS for what in ("documents", "tokens", "bytes")}
     position = start
     with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(2048):
+        for batch in table.iter_batches(ROWS):
             rows: dict[str, list[dict[str, Any]]] = {s: [] for s in SPLITS}
             for row in batch.to_pylist():
                 leader = int(leaders[position])
@@ -182,13 +184,10 @@ def _nanogpt(folder: Path, parts: list[Path], split: str, end_of_text: int) -> N
 
 def _parquet(folder: Path, parts: list[Path], split: str, end_of_text: int) -> None:
     (folder / "documents").mkdir(exist_ok=True)
-    with pq.ParquetWriter(
-        folder / "documents" / f"{split}.parquet", PUBLIC, compression="zstd"
-    ) as w:
-        for part in parts:
-            with pq.ParquetFile(part / f"{split}.parquet") as table:
-                for batch in table.iter_batches(2048):
-                    w.write_batch(batch)
+    path = folder / "documents" / f"{split}.parquet"
+    with pq.ParquetWriter(path, PUBLIC, compression="zstd") as writer:
+        for table in _even(parts, split):
+            writer.write_table(table)
 
 
 def _jsonl(folder: Path, parts: list[Path], split: str, end_of_text: int) -> None:
@@ -200,11 +199,23 @@ def _jsonl(folder: Path, parts: list[Path], split: str, end_of_text: int) -> Non
         (folder / "documents" / f"{split}.jsonl.zst").open("wb") as file,
         packer.stream_writer(file) as stream,
     ):
-        for part in parts:
-            with pq.ParquetFile(part / f"{split}.parquet") as table:
-                for batch in table.iter_batches(2048):
-                    for record in batch.to_pylist():
-                        stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        for table in _even(parts, split):
+            for record in table.to_pylist():
+                stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _even(parts: list[Path], split: str) -> Iterator[pa.Table]:
+    """The documents of a split in tables of one size, however they are split into parts."""
+    held = PUBLIC.empty_table()
+    for part in parts:
+        with pq.ParquetFile(part / f"{split}.parquet") as file:
+            for batch in file.iter_batches(ROWS):
+                held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+                if len(held) >= ROWS:
+                    yield held.slice(0, ROWS).combine_chunks()
+                    held = held.slice(ROWS)
+    if len(held):
+        yield held.combine_chunks()
 
 
 _FORMATS = {"nanogpt": _nanogpt, "parquet": _parquet, "jsonl": _jsonl}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 _STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
-_TERMINAL = (".", "?", "!", '"', "'", "”", "’", "…")
+_TERMINAL = (".", "?", "!", "。", "！", "？", "।", "؟", "۔")
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _LINES = re.compile(r"\n+")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*(?=\s|$)")

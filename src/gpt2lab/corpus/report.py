@@ -3,9 +3,8 @@
 Nothing here depends on when, where or by how many workers the corpus was built.
 """
 
-import hashlib
 import html
-import json
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gpt2lab.charts import bars
 from gpt2lab.corpus import domains, links
-from gpt2lab.corpus.clean import DROPPED
+from gpt2lab.corpus.clean import DROPPED, Drops
 from gpt2lab.corpus.inputs import json_lines
 from gpt2lab.settings import to_toml
 from gpt2lab.storage import write_json
@@ -141,21 +140,14 @@ def overlap_table(state: "Build") -> list[dict[str, Any]]:
     ]
 
 
-def _samples(state: "Build") -> dict[str, list[dict[str, str]]]:
-    """Dropped documents by reason: those of the smallest hash, whichever task met them."""
-    most = state.recipe.clean.samples
-    found: dict[str, list[tuple[str, dict[str, str]]]] = {}
+def _samples(state: "Build") -> list[dict[str, str]]:
+    """Dropped documents to read, by reason."""
+    drops = Drops(state.recipe.clean.samples)
     for name in ("clean", "distinct", "tokens"):
         for folder in state.stages[name].folders:
             for record in json_lines(folder / DROPPED):
-                digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-                kept = sorted([*found.get(record["reason"], []), (digest, record)], key=_digest)
-                found[record["reason"]] = kept[:most]
-    return {reason: [record for _, record in kept] for reason, kept in sorted(found.items())}
-
-
-def _digest(item: tuple[str, dict[str, str]]) -> str:
-    return item[0]
+                drops.keep(record["reason"], record["text"], record["url"])
+    return drops.records()
 
 
 def _charts(facts: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -272,11 +264,14 @@ $dropped
 _HEADING = "<h2>Overlap with evaluation texts, percent of n-grams</h2>"
 
 
-def _page(facts: dict[str, Any], samples: dict[str, list[dict[str, str]]], recipe: str) -> str:
+def _page(facts: dict[str, Any], samples: list[dict[str, str]], recipe: str) -> str:
     train = facts["splits"]["train"]
     sites = dict(list(facts["domains"].items())[:20])
     overlap = facts.get("overlap", [])
     shares = {r["benchmark"]: r["percent"] for r in overlap if r["percent"] is not None}
+    groups = {k: list(g) for k, g in itertools.groupby(samples, key=lambda r: r["reason"])}
+    dropped = "".join(_examples(reason, records) for reason, records in groups.items())
+    most = max(map(len, groups.values()), default=0)
     return _HTML.substitute(
         summary=html.escape(
             f"{train['documents']:,} documents, {train['tokens']:,} tokens, from "
@@ -290,19 +285,18 @@ def _page(facts: dict[str, Any], samples: dict[str, list[dict[str, str]]], recip
         years=bars(facts["years"]),
         sites=f"<h2>Sites</h2>{bars(sites)}" if sites else "",
         overlap=_HEADING + bars(shares, form=".2f") if shares else "",
-        samples=max(map(len, samples.values()), default=0),
-        dropped="".join(
-            f"<details><summary>{html.escape(reason)}</summary>"
-            + "".join(
-                f'<p class="note">{html.escape(r["url"])}</p><pre>{html.escape(r["text"])}</pre>'
-                for r in records
-            )
-            + "</details>"
-            for reason, records in samples.items()
-        )
-        or "<p>Nothing.</p>",
+        samples=most,
+        dropped=dropped or "<p>Nothing.</p>",
         recipe=html.escape(recipe),
     )
+
+
+def _examples(reason: str, records: list[dict[str, str]]) -> str:
+    shown = "".join(
+        f'<p class="note">{html.escape(r["url"])}</p><pre>{html.escape(r["text"])}</pre>'
+        for r in records
+    )
+    return f"<details><summary>{html.escape(reason)}</summary>{shown}</details>"
 
 
 def _rows(counts: dict[str, int]) -> str:
