@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import reference_ngrams as reference
@@ -23,8 +22,8 @@ def write_parts(folder, texts, parts, created=None):
             | {"key": i.to_bytes(16, "big"), "created": (created or {}).get(i, 0), "text": texts[i]}
             for i in range(a, b)
         ]
-        path = folder / f"part-{parts}-{p}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, documents.SCHEMA), path)
+        path = folder / f"part-{parts}-{p}.arrow"
+        documents.write(pa.Table.from_pylist(rows, documents.SCHEMA), path)
         files.append(str(path))
     return files, cuts.tolist()
 
@@ -139,7 +138,7 @@ def test_a_template_shared_by_thousands_does_not_make_millions_of_pairs(tmp_path
     texts += [" ".join(frame[:30] + [f"own{rng.random()}" for _ in range(300)]) for _ in range(5)]
     folder = tmp_path / "x"
     leaders, _, manifest = cluster(folder, texts, Dedup())
-    assert len(np.load(folder / "union" / dedup.PAIRS)) < 200_000
+    assert len(np.load(folder / "union" / dedup.PAIRS)) < 70 * 3005
     assert len(set(leaders[:3000].tolist())) == 1
     assert manifest["counts"]["near duplicate"] == 2999
 
@@ -162,4 +161,4 @@ def test_parts_without_documents(tmp_path):
     leaders, _, manifest = cluster(tmp_path / "x", ["a b c d e f", "a b c d e f"], Dedup(), parts=5)
     assert leaders.tolist() == [0, 0]
     assert manifest["counts"] == {"documents": 2, "near duplicate": 1, "kept": 1}
-    assert pq.read_table(tmp_path / "x" / "part-5-0.parquet").num_rows == 0
+    assert len(documents.read_column([str(tmp_path / "x" / "part-5-0.arrow")], "text")) == 0

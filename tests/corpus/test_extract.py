@@ -6,11 +6,11 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from gpt2lab.corpus import extract
 from gpt2lab.corpus.archive import record
+from gpt2lab.corpus.documents import read_batches
 from gpt2lab.corpus.extract import Extractor
 from gpt2lab.corpus.extractor import Job
 from gpt2lab.corpus.extractor import extract as extract_one
@@ -31,8 +31,8 @@ def archive(path, pages):
 
 
 def rows(folder):
-    files = sorted(folder.glob("documents-*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    files = sorted(folder.glob("documents-*.arrow"))
+    return [row for f in files for batch in read_batches(f) for row in batch.to_pylist()]
 
 
 def run(tmp_path, file, rules=None, block="none"):

@@ -6,20 +6,19 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from gpt2lab.corpus import documents, urls
-from gpt2lab.corpus.documents import Row, RowWriter
+from gpt2lab.corpus.documents import RAW_SCHEMA, SCHEMA, SHUFFLED, Row, read_batches, with_keys
 from gpt2lab.corpus.links import names
 from gpt2lab.corpus.quality import RULES
 from gpt2lab.corpus.recipe import Clean
-from gpt2lab.corpus.shuffle import read_partition
+from gpt2lab.corpus.shuffle import PartitionWriter, read_partition, runs
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.bulk import BulkTokenizer
 
@@ -71,36 +70,43 @@ class Drops:
 def clean(
     out: Path, *, file: str, rules: Clean, tokenizer: str | None, partitions: int
 ) -> dict[str, Any]:
-    """One Parquet file of documents to partitioned documents that pass the rules.
+    """One file of documents to partitioned documents that pass the rules.
 
     tokenizer: folder of the tokenizer by which `min_tokens` counts.
     """
     drops = Drops(rules.samples)
-    kept = documents_in = 0
+    counts = {"documents": 0, "kept": 0}
     bulk = None
     if rules.min_tokens and tokenizer:
         bulk = BulkTokenizer(Tokenizer.load(tokenizer))
-    with RowWriter(out, partitions) as writer:
-        for batch in _batches(Path(file)):
-            documents_in += len(batch)
-            left = [row for row in (_judge(row, rules, drops) for row in batch) if row]
-            if bulk is not None and left:
-                counts = bulk.encode([row.text for row in left])[1]
-                for row, tokens in zip(left, counts, strict=True):
-                    if tokens < rules.min_tokens:
-                        drops.drop("too few tokens", row.text, row.url)
-                left = [r for r, n in zip(left, counts, strict=True) if n >= rules.min_tokens]
-            for row in left:
-                writer.add(row)
-            kept += len(left)
+    with PartitionWriter(out / SHUFFLED, SCHEMA, partitions) as writer:
+        for batch in read_batches(file):
+            table = pa.Table.from_batches([batch])
+            counts["documents"] += len(table)
+            table = _judged(table, rules, drops)
+            if bulk is not None and len(table):
+                enough = bulk.encode(table["text"].to_pylist())[1] >= rules.min_tokens
+                _drop(table.filter(pa.array(~enough)), "too few tokens", drops)
+                table = table.filter(pa.array(enough))
+            counts["kept"] += len(table)
+            writer.write(with_keys(table))
     drops.write(out)
-    return {"counts": {"documents": documents_in, **drops.counts, "kept": kept}}
+    return {"counts": {"documents": counts["documents"], **drops.counts, "kept": counts["kept"]}}
 
 
-def _batches(path: Path) -> Iterator[list[Row]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(1024, columns=list(Row._fields)):
-            yield [Row(**record) for record in batch.to_pylist()]
+def _drop(table: pa.Table, reason: str, drops: Drops) -> None:
+    for row in table.select(["text", "url"]).to_pylist():
+        drops.drop(reason, row["text"], row["url"])
+
+
+def _judged(table: pa.Table, rules: Clean, drops: Drops) -> pa.Table:
+    """The documents that pass, perhaps with less text."""
+    foreign = not rules.wikipedia and pc.any(pc.not_equal(table["url"], "")).as_py()
+    if not (foreign or rules.language or rules.rules or rules.pii):
+        return table  # nothing looks at single documents
+    rows = [Row(**record) for record in table.to_pylist()]
+    left = [row._asdict() for row in (_judge(row, rules, drops) for row in rows) if row]
+    return pa.Table.from_pylist(left, RAW_SCHEMA)
 
 
 def _judge(row: Row, rules: Clean, drops: Drops) -> Row | None:
@@ -160,17 +166,28 @@ def distinct(
     """
     table = read_partition([Path(f) for f in files], partition, partitions)
     drops = Drops(samples)
-    first = np.ones(len(table), bool)
-    if len(table):
-        keys = np.frombuffer(b"".join(table["key"].to_pylist()), dtype=">u8").reshape(-1, 2)
-        first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-        for i in np.flatnonzero(~first).tolist():
-            drops.drop("exact duplicate", table["text"][i].as_py(), table["url"][i].as_py())
-    kept = table.filter(pa.array(first))
-    pq.write_table(kept, out / documents.OUTPUT, compression="zstd", row_group_size=4096)
+    keep = np.ones(len(table), bool)
+    bounds = runs(table["key"])
+    for run in np.flatnonzero(np.diff(bounds) > 1):
+        start, end = int(bounds[run]), int(bounds[run + 1])
+        rows = table.slice(start, end - start).to_pylist()
+        order = sorted(range(len(rows)), key=lambda i: _age(rows[i]))
+        seen: set[str] = set()  # keys can be forged, texts cannot
+        for i in order:
+            text = documents.plain(rows[i]["text"])
+            if text in seen:
+                keep[start + i] = False
+                drops.drop("exact duplicate", rows[i]["text"], rows[i]["url"])
+            seen.add(text)
+    kept = table if keep.all() else table.filter(pa.array(keep))
+    documents.write(kept, out / documents.OUTPUT)
     drops.write(out)
-    counts = {"documents": len(table), "exact duplicate": int((~first).sum()), "kept": len(kept)}
-    size = sum(
-        len(text.encode()) for batch in documents.texts(out / documents.OUTPUT) for text in batch
-    )
+    removed = int((~keep).sum())
+    counts = {"documents": len(table), "exact duplicate": removed, "kept": len(kept)}
+    size = pc.sum(pc.binary_length(kept["text"])).as_py() or 0
     return {"counts": counts, "rows": len(kept), "bytes": size}
+
+
+def _age(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Oldest link first, unknown dates last; then anything that does not change from run to run."""
+    return (row["created"] or 2**62, row["url"], row["source"], row["date"], row["text"])

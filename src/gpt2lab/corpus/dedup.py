@@ -6,16 +6,15 @@ the recipe's 35 bands of 3 a pair at similarity 0.5 is missed with probability 0
 numbered in the order of their keys, so no result depends on how they were split among workers.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from gpt2lab.corpus import kernels
+from gpt2lab.corpus.documents import read_column, text_batches
 from gpt2lab.corpus.recipe import Dedup
 
 BANDS = "bands.npy"
@@ -23,8 +22,7 @@ PAIRS = "pairs.npy"
 SETS, ENDS, CHOSEN = "sets.npy", "ends.npy", "chosen.npy"
 EDGES, SIMILARITY = "edges.npy", "similarity.npy"
 LEADERS = "leaders.npy"
-# Neighbours each member of an oversized bucket is compared with, besides the bucket's leader.
-NEIGHBOURS = 16
+PAIRS_HELD = 1 << 24
 
 I64 = npt.NDArray[np.int64]
 
@@ -37,80 +35,72 @@ def sign(out: Path, *, file: str, rules: Dedup) -> dict[str, Any]:
             rules.bands,
             rules.rows,
         )
-        for data, offsets in _text_batches(Path(file))
+        for data, offsets in text_batches(file)
     ]
     joined = np.concatenate(keys) if keys else np.empty((0, rules.bands), np.uint64)
     np.save(out / BANDS, np.ascontiguousarray(joined.T))
     return {"counts": {"documents": len(joined)}}
 
 
-def _text_batches(path: Path) -> Iterator[tuple[npt.NDArray[np.uint8], I64]]:
-    """Texts of a part as bytes end to end with their bounds, in batches of bounded size."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(4096, columns=["text"]):
-            column = batch.column(0)
-            if len(column) == 0:
-                continue
-            # Arrow keeps strings as offsets and bytes: exactly what the kernels take.
-            _, offsets, data = column.buffers()
-            bounds = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4)
-            bounds = bounds.astype(np.int64)
-            body = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
-            yield body, bounds - bounds[0]
-
-
 def propose(out: Path, *, folders: list[str], bands: list[int], rules: Dedup) -> dict[str, Any]:
     """Pairs of documents that agree in one of the given bands, each once, the lower number first.
 
-    In a bucket of more than `max_bucket` documents (a template that thousands of pages share) not
-    all pairs are listed: members are sorted by the next band, and each is paired with the first
-    and with its next neighbours.
+    A document is paired with the `max_bucket` documents before it that share the band, and with
+    the first that does: pages of one template, thousands of them, make no millions of pairs.
     """
-    found: list[I64] = []
+    packed, held, waiting = np.empty(0, np.int64), 0, []
     large = 0
     for band in bands:
         keys = np.concatenate([np.load(Path(f) / BANDS, mmap_mode="r")[band] for f in folders])
-        following = np.concatenate(
-            [np.load(Path(f) / BANDS, mmap_mode="r")[(band + 1) % rules.bands] for f in folders]
-        )
-        order = np.lexsort((following, keys))
-        starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]])
-        sizes = np.diff(np.r_[starts, len(order)])
-        many = sizes > 1
-        large += int((sizes > rules.max_bucket).sum())
-        pairs = _list_pairs(order, starts[many], sizes[many], rules.max_bucket, NEIGHBOURS)
-        found = [np.unique(np.concatenate([*found, pairs]))]
-    packed = found[0] if found else np.empty(0, np.int64)
+        pairs, oversized = _list_pairs(keys, rules.max_bucket)
+        large += oversized
+        waiting.append(pairs)
+        held += len(pairs)
+        if held >= PAIRS_HELD:
+            packed, held, waiting = np.unique(np.concatenate([packed, *waiting])), 0, []
+    packed = np.unique(np.concatenate([packed, *waiting]))
     np.save(out / PAIRS, packed)
     return {"counts": {"pairs": len(packed), "oversized buckets": large}}
 
 
 @numba.njit(cache=True, nogil=True)
-def _list_pairs(order, starts, sizes, most, neighbours):  # type: ignore[no-untyped-def]
-    """Pairs packed as `left << 32 | right`, left < right."""
-    total = 0
-    for size in sizes:
-        total += size * (size - 1) // 2 if size <= most else size * (neighbours + 1)
+def _list_pairs(keys, most):  # type: ignore[no-untyped-def]
+    """Pairs packed as `left << 32 | right`, and the number of buckets larger than `most`."""
+    count = len(keys)
+    bits = 4
+    while (1 << bits) < 2 * count:
+        bits += 1
+    mask = np.int64((1 << bits) - 1)
+    # An open hash table from a band's key to its latest document; documents of one key are
+    # chained backwards, and know the first of them and their number so far.
+    latest = np.full(1 << bits, -1, np.int64)
+    before = np.full(count, -1, np.int64)
+    first = np.arange(count)
+    size = np.ones(count, np.int64)
+    total, oversized = 0, 0
+    for i in range(count):
+        slot = np.int64(keys[i] >> np.uint64(64 - bits))
+        while latest[slot] >= 0 and keys[latest[slot]] != keys[i]:
+            slot = (slot + 1) & mask
+        j = latest[slot]
+        latest[slot] = i
+        if j >= 0:
+            before[i], first[i], size[i] = j, first[j], size[j] + 1
+            total += min(size[j], most + 1)
+            oversized += size[i] == most + 2
     out = np.empty(total, np.int64)
     filled = 0
-    for b in range(len(starts)):
-        size = sizes[b]
-        whole = size <= most
-        reach = size if whole else neighbours + 1
-        first = order[starts[b]]
-        if not whole:
-            for i in range(size):
-                first = min(first, order[starts[b] + i])
-        for i in range(size):
-            a = order[starts[b] + i]
-            for j in range(i + 1, min(size, i + reach)):
-                c = order[starts[b] + j]
-                out[filled] = min(a, c) << 32 | max(a, c)
-                filled += 1
-            if not whole and a != first:
-                out[filled] = first << 32 | a
-                filled += 1
-    return out[:filled]
+    for i in range(count):
+        j, steps = before[i], 0
+        while j >= 0 and steps < most:
+            out[filled] = j << 32 | i
+            filled += 1
+            j = before[j]
+            steps += 1
+        if j >= 0:
+            out[filled] = first[i] << 32 | i
+            filled += 1
+    return out[:filled], oversized
 
 
 def unpack(pairs: I64) -> tuple[I64, I64]:
@@ -138,7 +128,7 @@ def gather(
     sets: list[npt.NDArray[np.uint64]] = []
     ends = [np.zeros(1, np.int64)]
     seen = total = 0
-    for data, offsets in _text_batches(Path(file)):
+    for data, offsets in text_batches(file):
         size = len(offsets) - 1
         chosen = np.flatnonzero(wanted[seen : seen + size])
         grams, bounds = kernels.gram_sets(data, offsets, chosen, ngram)
@@ -193,7 +183,7 @@ def cluster(out: Path, *, edges: list[str], files: list[str]) -> dict[str, Any]:
     That is the one whose link is the oldest; of equally old ones, the first by key. A link of
     unknown date counts as younger than any.
     """
-    created = np.concatenate([pq.read_table(f, columns=["created"])["created"] for f in files])
+    created = read_column(files, "created").to_numpy()
     none = np.empty(0, np.int64)
     pairs = np.unique(np.concatenate([none, *(np.load(path) for path in edges)]))
     age = np.where(created > 0, created, np.iinfo(np.int64).max)

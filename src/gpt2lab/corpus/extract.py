@@ -133,7 +133,7 @@ class Extractor:
 
 
 def read(out: Path, *, file: str, rules: Extract, block: str) -> dict[str, Any]:
-    """One WARC file to Parquet files of documents in `out`.
+    """One WARC file to files of documents in `out`.
 
     block: block list applied to where pages came from in the end, after redirects.
     """
@@ -153,7 +153,7 @@ def read(out: Path, *, file: str, rules: Extract, block: str) -> dict[str, Any]:
                     quarantine.write(json.dumps(line | {"offset": record.offset}) + "\n")
                 continue
             counts["documents"] += 1
-            writer.add(_row(record, outcome))
+            writer.add([_row(record, outcome)])
     writer.close()
     damaged = [str(d) for d in damage]
     return {"counts": dict(counts), "bytes": writer.bytes, "damage": damaged}

@@ -10,12 +10,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpt2lab.corpus import documents
 from gpt2lab.corpus.clean import Drops
 from gpt2lab.corpus.dedup import LEADERS
-from gpt2lab.corpus.documents import text_key
+from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.overlap import Cutter
 from gpt2lab.corpus.recipe import Shard
 from gpt2lab.corpus.shards import ShardWriter, write_index
+from gpt2lab.corpus.shuffle import key_words
 from gpt2lab.errors import UserError
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.bulk import BulkTokenizer
@@ -70,31 +72,30 @@ def tokenise(
     tokens: dict[str, list[npt.NDArray[np.uint16]]] = {s: [] for s in SPLITS}
     counts = {f"{s} {what}": 0 for s in SPLITS for what in ("documents", "tokens", "bytes")}
     position = start
-    with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(ROWS):
-            rows: dict[str, list[dict[str, Any]]] = {s: [] for s in SPLITS}
-            for row in batch.to_pylist():
-                leader = int(leaders[position])
-                position += 1
-                if leader != position - 1 and not mark:
-                    drops.drop("near duplicate", row["text"], row["url"])
-                    continue
-                cluster = bytes(cluster_keys[leader])
-                pieces = cutter.pieces(row["text"]) if cutter else [row["text"]]
-                if pieces != [row["text"]]:
-                    drops.drop("benchmark text cut", row["text"], row["url"])
-                split = "val" if held_out(cluster, rules.held_out) else "train"
-                rows[split] += [row | {"text": p, "cluster": cluster.hex()} for p in pieces]
-            for split, chosen in rows.items():
-                if not chosen:
-                    continue
-                bulk = bulk or BulkTokenizer(model, [r["text"] for r in chosen[:4]])
-                ids, sizes = bulk.encode([r["text"] for r in chosen])
-                tokens[split].append(_join(ids, sizes, model.end_of_text))
-                writers[split].write_table(_public(chosen, sizes))
-                counts[f"{split} documents"] += len(chosen)
-                counts[f"{split} tokens"] += len(tokens[split][-1])
-                counts[f"{split} bytes"] += sum(len(r["text"].encode()) for r in chosen)
+    for batch in documents.read_batches(file):
+        rows: dict[str, list[dict[str, Any]]] = {s: [] for s in SPLITS}
+        for row in batch.to_pylist():
+            leader = int(leaders[position])
+            position += 1
+            if leader != position - 1 and not mark:
+                drops.drop("near duplicate", row["text"], row["url"])
+                continue
+            cluster = bytes(cluster_keys[leader])
+            pieces = cutter.pieces(row["text"]) if cutter else [row["text"]]
+            if pieces != [row["text"]]:
+                drops.drop("benchmark text cut", row["text"], row["url"])
+            split = "val" if held_out(cluster, rules.held_out) else "train"
+            rows[split] += [row | {"text": p, "cluster": cluster.hex()} for p in pieces]
+        for split, chosen in rows.items():
+            if not chosen:
+                continue
+            bulk = bulk or BulkTokenizer(model, [r["text"] for r in chosen[:4]])
+            ids, sizes = bulk.encode([r["text"] for r in chosen])
+            tokens[split].append(_join(ids, sizes, model.end_of_text))
+            writers[split].write_table(_public(chosen, sizes))
+            counts[f"{split} documents"] += len(chosen)
+            counts[f"{split} tokens"] += len(tokens[split][-1])
+            counts[f"{split} bytes"] += sum(len(r["text"].encode()) for r in chosen)
     for split in SPLITS:
         writers[split].close()
         empty = np.empty(0, np.uint16)
@@ -124,7 +125,7 @@ def _join(
 def _public(rows: list[dict[str, Any]], sizes: npt.NDArray[np.int64]) -> pa.Table:
     records = [
         {name: row.get(name) for name in PUBLIC.names}
-        | {"id": text_key(row["text"]).hex(), "tokens": int(size), "date": _date(row)}
+        | {"id": Document(row["text"]).id, "tokens": int(size), "date": _date(row)}
         for row, size in zip(rows, sizes, strict=True)
     ]
     return pa.Table.from_pylist(records, PUBLIC)
@@ -139,11 +140,8 @@ def _date(row: dict[str, Any]) -> str:
 
 def cluster_keys(out: Path, *, files: list[str]) -> dict[str, Any]:
     """The keys of all documents in order."""
-    keys = [
-        np.frombuffer(b"".join(pq.read_table(f, columns=["key"])["key"].to_pylist()), "V16")
-        for f in files
-    ]
-    np.save(out / "keys.npy", np.concatenate(keys).view(np.uint8).reshape(-1, 16))
+    words = key_words(documents.read_column(files, "key"))
+    np.save(out / "keys.npy", words.astype(">u8").view(np.uint8).reshape(-1, 16))
     return {"counts": {}}
 
 

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+Bytes = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -44,39 +45,45 @@ def _mix(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> _33)
 
 
+@numba.njit(cache=True, inline="always")
+def _decode(data, i):  # type: ignore[no-untyped-def]
+    """The code point at byte i of UTF-8, and where the next one starts."""
+    c = np.uint32(data[i])
+    low = np.uint32(0x3F)
+    if c < 0x80:
+        return c, i + 1
+    if c < 0xE0:
+        return (c & np.uint32(0x1F)) << np.uint32(6) | np.uint32(data[i + 1]) & low, i + 2
+    if c < 0xF0:
+        return (
+            (c & np.uint32(0x0F)) << np.uint32(12)
+            | (np.uint32(data[i + 1]) & low) << np.uint32(6)
+            | np.uint32(data[i + 2]) & low,
+            i + 3,
+        )
+    return (
+        (c & np.uint32(0x07)) << np.uint32(18)
+        | (np.uint32(data[i + 1]) & low) << np.uint32(12)
+        | (np.uint32(data[i + 2]) & low) << np.uint32(6)
+        | np.uint32(data[i + 3]) & low,
+        i + 4,
+    )
+
+
 @numba.njit(cache=True, nogil=True)
 def _words(data, start, end, fold, hashes, places):  # type: ignore[no-untyped-def]
     """Hashes of the words in UTF-8 `data[start:end]`, and where each ends; returns how many."""
     count, h, inside, i = 0, FNV_OFFSET, False, start
     while i < end:
-        c = np.uint32(data[i])
-        if c < 0x80:
-            i += 1
-        elif c < 0xE0:
-            c = (c & np.uint32(0x1F)) << np.uint32(6) | (np.uint32(data[i + 1]) & np.uint32(0x3F))
-            i += 2
-        elif c < 0xF0:
-            c = (
-                (c & np.uint32(0x0F)) << np.uint32(12)
-                | (np.uint32(data[i + 1]) & np.uint32(0x3F)) << np.uint32(6)
-                | (np.uint32(data[i + 2]) & np.uint32(0x3F))
-            )
-            i += 3
-        else:
-            c = (
-                (c & np.uint32(0x07)) << np.uint32(18)
-                | (np.uint32(data[i + 1]) & np.uint32(0x3F)) << np.uint32(12)
-                | (np.uint32(data[i + 2]) & np.uint32(0x3F)) << np.uint32(6)
-                | (np.uint32(data[i + 3]) & np.uint32(0x3F))
-            )
-            i += 4
+        at = i
+        c, i = _decode(data, i)
         folded = fold[c]
         if folded:
             h = (h ^ np.uint64(folded)) * FNV_PRIME
             inside = True
         elif inside:
             hashes[count] = _mix(h)
-            places[count] = i - 1
+            places[count] = at
             count += 1
             h, inside = FNV_OFFSET, False
     if inside:
@@ -166,6 +173,51 @@ def _jaccard(a_sets, a_ends, a_at, b_sets, b_ends, b_at):  # type: ignore[no-unt
     return out
 
 
+@numba.njit(cache=True, nogil=True)
+def _text_keys(data, offsets, lower):  # type: ignore[no-untyped-def]
+    out = np.empty((len(offsets) - 1, 2), np.uint64)
+    for d in range(len(offsets) - 1):
+        h = FNV_OFFSET
+        i, end = offsets[d], offsets[d + 1]
+        inside, any_word = False, False
+        while i < end:
+            c, i = _decode(data, i)
+            folded = np.uint64(lower[c])
+            if folded == 0:
+                inside = False
+                continue
+            if not inside and any_word:
+                h = (h ^ np.uint64(32)) * FNV_PRIME
+            inside = any_word = True
+            h = (h ^ folded) * FNV_PRIME
+        out[d, 0] = _mix(h)
+        out[d, 1] = _mix(h + WEIGHT)
+    return out
+
+
+@functools.cache
+def lowering() -> U32:
+    """For each code point: 0 for white space, else the code point of its lower case."""
+    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for code in range(sys.maxunicode + 1):
+        char = chr(code)
+        if char.isspace():
+            table[code] = 0
+        elif char != (low := char.lower()):
+            table[code] = ord(low[0])
+    table[0] = 1  # a zero byte is no white space
+    return table
+
+
+def text_keys(data: Bytes, offsets: I64) -> U64:
+    """Keys [documents, 2] of texts, equal for texts that differ only in case and white space.
+
+    The second number follows from the first. Keys spread and meet well but can be forged: whether
+    two texts are the same is decided by the texts.
+    """
+    return _text_keys(data, offsets, lowering())
+
+
 def ngrams(text: str, n: int) -> U64:
     """Hashes of the text's word n-grams in their order."""
     data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
@@ -183,7 +235,7 @@ def permutations(count: int) -> tuple[U32, U32]:
     return raw[:, 0] | np.uint32(1), raw[:, 1].copy()
 
 
-def signatures(data: npt.NDArray[np.uint8], offsets: I64, n: int, count: int) -> U32:
+def signatures(data: Bytes, offsets: I64, n: int, count: int) -> U32:
     """Min-hashes [documents, count] of UTF-8 texts that lie end to end in `data`.
 
     Two documents agree in a column with the probability of their n-gram sets' Jaccard similarity.
@@ -226,7 +278,7 @@ def _sets(data, offsets, chosen, fold, n):  # type: ignore[no-untyped-def]
 
 
 def gram_sets(
-    data: npt.NDArray[np.uint8],
+    data: Bytes,
     offsets: I64,
     chosen: I64,
     n: int,

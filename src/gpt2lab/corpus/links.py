@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from gpt2lab.corpus import urls
 from gpt2lab.corpus.compressed import Damage
 from gpt2lab.corpus.recipe import Links
-from gpt2lab.corpus.shuffle import PartitionWriter, read_partition
+from gpt2lab.corpus.shuffle import PartitionWriter, read_partition, runs
 from gpt2lab.corpus.submissions import Submission, read_submissions
 
 SCHEMA = pa.schema(
@@ -156,12 +156,12 @@ def merge(
     table = read_partition([Path(f) for f in files], partition, partitions)
     counts = {"links": len(table), "duplicate links": 0, "below the summed score": 0, "pages": 0}
     if len(table):
-        keys = np.frombuffer(b"".join(table["key"].to_pylist()), dtype=">u8").reshape(-1, 2)
-        first = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)])
-        scores = table["score"].to_numpy()
+        # Of one page's submissions the earliest comes first.
+        table = table.sort_by([(n, "ascending") for n in ("key", "created", "id", "url")])
+        first = runs(table["key"])[:-1]
         combine = np.add if rules.karma == "sum" else np.maximum
-        total = combine.reduceat(scores, first)
-        table = table.take(first).set_column(4, "score", pa.array(total, pa.int64()))
+        total = combine.reduceat(table["score"].to_numpy(), first)
+        table = table.take(pa.array(first)).set_column(4, "score", pa.array(total, pa.int64()))
         counts["duplicate links"] = counts["links"] - len(table)
         if scored and rules.karma == "sum":
             enough = total >= rules.min_score

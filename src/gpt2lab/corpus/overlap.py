@@ -74,7 +74,7 @@ def kept_texts(file: str, start: int, clusters: str) -> Any:
     """The texts of a part that are not near-duplicates of others."""
     leaders = np.load(Path(clusters) / LEADERS, mmap_mode="r")
     position = start
-    for batch in documents.texts(Path(file)):
+    for batch in documents.texts(file):
         for text in batch:
             if leaders[position] == position:
                 yield text

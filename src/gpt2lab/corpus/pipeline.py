@@ -316,7 +316,7 @@ def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:
 def _distinct(state: Build, raw: Stage, vocabulary: str, digest: str) -> Stage:
     recipe = state.recipe
     rules = recipe.clean
-    files = sorted(str(f) for folder in raw.folders for f in folder.glob("documents*.parquet"))
+    files = sorted(str(f) for folder in raw.folders for f in folder.glob("documents*.arrow"))
     size = sum(m.get("bytes", 0) for m in raw.manifests)
     partitions = recipe.run.partitions or _pieces(size)
     common = {"rules": rules, "tokenizer": vocabulary, "partitions": partitions}
@@ -364,7 +364,7 @@ def _clusters(state: Build, parts: Stage, starts: list[int]) -> Stage:
         ]
         proposed = state.stage(
             "pairs",
-            [rules.max_bucket, dedup.NEIGHBOURS],
+            rules.max_bucket,
             [signed.digest],
             [
                 (f"{g[0]:03d}", dedup.propose, {"folders": folders, "bands": g, "rules": rules})

@@ -58,9 +58,7 @@ def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
 
     Raises UserError for what is no document: bytes that are not UTF-8, a line without text.
     """
-    name = file.name
-    while name.endswith(COMPRESSED):
-        name = name.rsplit(".", 1)[0]
+    name = without_compression(file.name)
     if name.endswith(PARQUET):
         yield from _read_parquet(file)
     elif name.endswith(JSON_SUFFIXES):
@@ -68,6 +66,13 @@ def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
     else:
         for text in _decode(file, _bytes(file, damage)).split(SEPARATOR):
             yield Document(text.strip("\n"), source=file.name)
+
+
+def without_compression(name: str) -> str:
+    """`a.jsonl.zst` -> `a.jsonl`."""
+    while name.endswith(COMPRESSED):
+        name = name.rsplit(".", 1)[0]
+    return name
 
 
 def _blocks(
@@ -114,27 +119,36 @@ def _read_json_lines(file: Path, damage: list[Damage]) -> Iterator[Document]:
     own: list[Damage] = []
     number = 0
     for block in _blocks(file, own, read_lines):
-        for line in block.splitlines():
-            number += 1
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                text = record["text"]
-                text.encode()  # an unpaired surrogate is no text
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                if own and not block.endswith(b"\n"):  # the piece of a line a lost end leaves
-                    continue
-                raise UserError(
-                    f"{file}, line {number}: expected a JSON object with a string under 'text'"
-                ) from None
-            yield _document(file, text, record)
+        yield from read_json_block(file, block, number, damaged=bool(own))
+        number += block.count(b"\n")
     damage += own
 
 
-def _document(file: Path, text: str, record: dict[str, Any]) -> Document:
-    """Text with what else a record says that a Document has a place for."""
-    url, score, date = record.get("url"), record.get("score"), record.get("date")
+def read_json_block(
+    file: Path, block: bytes, lines_before: int, *, damaged: bool = False
+) -> Iterator[Document]:
+    """The documents of some JSON lines, the first of which has so many lines before it.
+
+    damaged: the file is known to break off, so that its last line may be a piece of one.
+    """
+    for number, line in enumerate(block.split(b"\n"), start=lines_before + 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            text = record["text"]
+            text.encode()  # an unpaired surrogate is no text
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            if damaged and not block.endswith(b"\n"):
+                return
+            raise UserError(
+                f"{file}, line {number}: expected a JSON object with a string under 'text'"
+            ) from None
+        yield document(file, text, record.get("url"), record.get("score"), record.get("date"))
+
+
+def document(file: Path, text: str, url: Any, score: Any, date: Any) -> Document:
+    """A document with what else its record says, as far as it is of the right kind."""
     return Document(
         text,
         source=file.name,
@@ -161,7 +175,8 @@ def _read_parquet(file: Path) -> Iterator[Document]:
                 for record in batch.to_pylist():
                     if not isinstance(record["text"], str):
                         raise UserError(f"{file}: column 'text' holds something that is not text")
-                    yield _document(file, record["text"], record)
+                    get = record.get
+                    yield document(file, record["text"], get("url"), get("score"), get("date"))
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; check the path") from None
     except (pa.ArrowException, OSError) as error:

@@ -110,7 +110,7 @@ def _documents(recipe: Recipe, path: Path, total: int, folder: Path) -> dict[str
     scale = total / path.stat().st_size / share
     counts, reading = _timed(documents.read, folder / "read", file=str(sample))
     kept = cleaning = 0.0
-    for n, file in enumerate(sorted((folder / "read").glob("documents-*.parquet"))):
+    for n, file in enumerate(sorted((folder / "read").glob("documents-*.arrow"))):
         common = {"rules": recipe.clean, "tokenizer": recipe.shard.tokenizer, "partitions": 1}
         found, seconds = _timed(clean.clean, folder / f"clean-{n}", file=str(file), **common)
         kept += found["kept"]

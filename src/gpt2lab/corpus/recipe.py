@@ -128,7 +128,7 @@ class Dedup:
     verify: bool = True
     """Decide by exact similarity. Without it, sharing one band is enough, as in FineWeb."""
     max_bucket: int = 64
-    """Documents sharing a band that are compared all with all; larger groups by their leaders."""
+    """Documents before it, sharing a band, that a document is compared with; and the first."""
 
 
 @dataclass(frozen=True)
