@@ -83,7 +83,9 @@ def main(mode: str, source: Path) -> None:
         folder = Path(name)
         (folder / "warm").mkdir()
         small = folder / "warm" / "small.jsonl"
-        small.write_text("".join(line for _, line in zip(range(50), source.open(), strict=False)))
+        small.write_text(
+            2 * "".join(line for _, line in zip(range(50), source.open(), strict=False))
+        )
         run(small, folder / "a", mode == "patched")
         start = cpu()
         run(source, folder / "b", mode == "patched")

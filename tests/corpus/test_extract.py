@@ -180,3 +180,11 @@ def test_the_65_readability_pages_all_give_text(data):
                 reasons[member.name] = outcome.reason
     assert len(reasons) == 65
     assert sum(not reason for reason in reasons.values()) >= 63
+
+
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_a_page_nested_a_hundred_thousand_deep_costs_only_itself(profile):
+    deep = "<div>" * 100_000 + "<p>the end of it" + "</div>" * 100_000
+    with Extractor(Extract(profile=profile, seconds=5.0)) as extractor:
+        extractor.extract(deep.encode())
+        assert "rivers" in extractor.extract(article("rivers").encode()).text

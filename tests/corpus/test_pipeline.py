@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from gpt2lab.corpus import finish, overlap, pipeline
+from gpt2lab.corpus import finish, overlap, pipeline, plan
 from gpt2lab.corpus.execute import Task, run_task, run_tasks
 from gpt2lab.corpus.recipe import Clean, Dedup, Overlap, Recipe, Run, Shard, Source
 from gpt2lab.corpus.shards import open_split
@@ -302,6 +302,34 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
         run_task(task)
     assert list((tmp_path / "stage").iterdir()) == []
     assert not task.done
+
+
+def test_a_full_disk_in_the_middle_of_a_build(tmp_path, source):
+    """A real one: 1 MB of memory file system."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        rng = random.Random(5)
+        write(source / "d.jsonl", [f"{rng.getrandbits(4000):x}" for _ in range(3000)])
+        with pytest.raises(UserError, match=r"disk is full|free some disk space"):
+            pipeline.build(recipe(source), tmp_path / "out", work=folder / "work")
+        assert not (tmp_path / "out").exists()
+        left = [p for p in (folder / "work").rglob("*") if p.is_dir() and p.name.endswith(".tmp")]
+        assert left == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_dry_run_says_what_to_expect_and_writes_nothing(tmp_path, source):
+    expected = plan.estimate(recipe(source))
+    assert expected["files"] == 3
+    assert expected["documents"] == 120
+    assert expected["documents_after_rules"] <= expected["documents"]
+    assert expected["hours_reading_and_cleaning"] >= 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "tokenizer"]
 
 
 def dies(out: Path):

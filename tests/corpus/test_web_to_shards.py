@@ -1,13 +1,10 @@
 """The real pages, served by a local web with all its faults, to shards that training reads."""
 
-import gzip
 import json
-import tarfile
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from extraction import gold_pages
 from gpt2lab.corpus import pipeline
@@ -15,7 +12,8 @@ from gpt2lab.corpus.recipe import Clean, Crawl, Extract, Links, Recipe, Run, Sha
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.corpus.warc import read_records
 from gpt2lab.errors import UserError
-from web import NETWORKS, TRAP, Web
+from small_web import dump, serve
+from web import NETWORKS, Web
 
 
 @pytest.fixture
@@ -25,53 +23,6 @@ def web(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     yield web
     web.close()
-
-
-def serve(web, data):
-    """181 + 65 real pages on 40 hosts, and sites that misbehave; returns all addresses."""
-    addresses = []
-    for i, (html, *_) in enumerate(gold_pages(data)):
-        addresses.append(web.page(f"news{i % 20}.test", f"/{i}?id={i}", html))
-    with tarfile.open(data / "webtext" / "html" / "readability-test-pages.tar.xz") as tar:
-        sources = [m for m in tar if m.name.endswith("source.html")]
-        for i, member in enumerate(sources):
-            body = tar.extractfile(member).read()
-            packed = i % 2 == 0
-            more = {"Content_Encoding": "gzip"} if packed else {}
-            body = gzip.compress(body) if packed else body
-            target = web.page(f"blog{i % 20}.test", f"/{i}", body, Content_Type="text/html", **more)
-            if i % 5 == 0:  # every fifth has moved
-                web.page("short.test", f"/{i}", "", status=301, Location=target)
-                target = web.url("short.test", f"/{i}")
-            addresses.append(target)
-    assert len(addresses) == 246
-    bomb = gzip.compress(b"<p>" + b"\0" * 300_000_000, 9)
-    web.page("closed.test", "/robots.txt", "User-agent: *\nDisallow: /", Content_Type="text/plain")
-    web.page("broken.test", "/robots.txt", "", status=500)
-    bad = [
-        web.page("bomb.test", "/", bomb, Content_Encoding="gzip"),
-        web.page("big.test", "/", b"x" * 6_000_000),
-        web.page("loop.test", "/a", "", status=302, Location="/b"),
-        web.page("loop.test", "/b", "", status=302, Location="/a"),
-        web.page("inside.test", "/", "", status=302, Location=f"http://{TRAP}:PORT/"),
-        web.page("closed.test", "/page", "<p>not for robots"),
-        web.page("broken.test", "/page", "<p>who knows"),
-        web.url("news1.test", "/missing"),
-        f"http://{TRAP}:{web.port}/admin",
-    ]
-    return addresses, bad
-
-
-def dump(path, addresses):
-    """A dump in Pushshift's form that links to them."""
-    rows = [
-        {"url": url, "score": 3 + i % 50, "created_utc": 1_400_000_000 + i, "is_self": False,
-         "over_18": False, "subreddit": "news", "id": f"t{i}"}
-        for i, url in enumerate(addresses)
-    ]  # fmt: skip
-    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(text))
-    return str(path)
 
 
 def test_real_pages_through_a_web_with_all_its_faults(web, data, tmp_path, gpt2):

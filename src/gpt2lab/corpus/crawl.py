@@ -28,7 +28,7 @@ def crawl(folder: Path, files: list[str], rules: Crawl, *, block: str) -> dict[s
     """
     if (folder / FINISHED).exists():
         return dict(read_json(folder / FINISHED))
-    _require_contact(rules.contact)
+    require_contact(rules.contact)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / "crawl.json",
@@ -45,7 +45,8 @@ def crawl(folder: Path, files: list[str], rules: Crawl, *, block: str) -> dict[s
     return manifest
 
 
-def _require_contact(contact: str) -> None:
+def require_contact(contact: str) -> None:
+    """Raise UserError unless it is an e-mail address or a web page."""
     if not re.fullmatch(r"(https?://\S+\.\S+|mailto:\S+@\S+|\S+@\S+\.\S+)", contact):
         raise UserError(
             "crawl.contact must be an e-mail address or a page about your crawl, so that site "

@@ -1,5 +1,6 @@
 """Links: outbound Reddit submissions with at least 3 karma, one per page (paper section 2.1)."""
 
+import bisect
 import datetime
 import functools
 import html
@@ -31,6 +32,8 @@ SCHEMA = pa.schema(
 )
 OUTPUT = "links.parquet"
 SHUFFLED = "links.arrow"
+# Scores per month are counted up to 0, 1, 2, then 3 to 9, 10 to 99, 100 to 999, and above.
+SCORE_BOUNDS = (0, 1, 2, 9, 99, 999)
 
 
 def read(out: Path, *, file: str, rules: Links, partitions: int, scored: bool) -> dict[str, Any]:
@@ -40,15 +43,13 @@ def read(out: Path, *, file: str, rules: Links, partitions: int, scored: bool) -
     """
     damage: list[Damage] = []
     counts: Counter[str] = Counter()
-    months: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    months: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(SCORE_BOUNDS) + 1))
     refuse = _rules(rules, scored=scored)
     with PartitionWriter(out / SHUFFLED, SCHEMA, partitions) as writer:
         for post in read_submissions(Path(file), damage, counts):
             counts["submissions"] += 1
             if scored and not post.is_self:
-                month = months[_month(post.created)]
-                month[0] += 1
-                month[1] += post.score >= rules.min_score
+                months[_month(post.created)][bisect.bisect_left(SCORE_BOUNDS, post.score)] += 1
             url = html.unescape(post.url) if "&" in post.url else post.url
             if reason := refuse(post, url):
                 counts[reason] += 1

@@ -161,6 +161,8 @@ def build(
     was lost and `run.allow_damaged` is false.
     """
     recipe.check()
+    if recipe.fetches and recipe.crawl.via == "web" and until != "links":
+        crawl.require_contact(recipe.crawl.contact)
     if until == "shard":
         refuse_existing(out, overwrite=overwrite)
     work = work or out.with_name(out.name + ".work")
@@ -227,7 +229,7 @@ def _documents(state: Build, until: str) -> Stage | None:
 
 def _block(recipe: Recipe) -> str:
     """The block list for pages: of a user's own archives only what `clean` drops is left out."""
-    return recipe.links.block if recipe.crawls else "none"
+    return recipe.links.block if recipe.fetches else "none"
 
 
 def _links(state: Build, sources: list[str]) -> Stage:
@@ -295,7 +297,7 @@ def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:
             f"no document is left of {raw.counts.get('documents', 0)}; the reasons: "
             + ", ".join(f"{name} {n}" for name, n in state.stages["clean"].counts.items() if n)
         )
-    clusters = _clusters(state, parts, starts)
+    clusters = near_duplicates(state, parts.files(documents.OUTPUT), starts, parts.digest)
     if until == "clean":
         return
     cut = _overlap(state, parts, starts, clusters)
@@ -341,13 +343,14 @@ def _distinct(state: Build, raw: Stage, vocabulary: str, digest: str) -> Stage:
     )
 
 
-def _clusters(state: Build, parts: Stage, starts: list[int]) -> Stage:
-    """Near-duplicates; with `near = "off"` every document is a cluster of its own."""
+def near_duplicates(state: Build, files: list[str], starts: list[int], digest: str) -> Stage:
+    """Clusters of documents; with `near = "off"` every document is one of its own.
+
+    files: documents, the first of file i being number `starts[i]`. digest: of their contents.
+    """
     rules = state.recipe.dedup
-    files = parts.files(documents.OUTPUT)
-    count = len(files)
     edges: list[str] = []
-    sources = [parts.digest]
+    sources = [digest]
     if rules.near != "off":
         settings = [rules.ngram, rules.bands, rules.rows]
         signed = state.stage(
@@ -407,11 +410,11 @@ def _clusters(state: Build, parts: Stage, starts: list[int]) -> Stage:
                     dedup.verify,
                     {"folders": sets, "part": n, "threshold": threshold} | where,
                 )
-                for n in range(count)
+                for n in range(len(files))
             ],
             label="comparing pairs",
         )
-        edges, sources = verified.files(dedup.EDGES), [parts.digest, verified.digest]
+        edges, sources = verified.files(dedup.EDGES), [digest, verified.digest]
     return state.stage(
         "clusters",
         rules.near == "off",

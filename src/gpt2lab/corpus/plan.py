@@ -1,4 +1,4 @@
-"""What a recipe will take, from a look at the beginning of its first file."""
+"""What a recipe will take, from a look at the beginning of its files."""
 
 import os
 import tempfile
@@ -24,15 +24,24 @@ TOKENS_PER_DOCUMENT = 1_100  # 40 GB in 8 million documents, at 4.5 bytes a toke
 
 
 def estimate(recipe: Recipe) -> dict[str, Any]:
-    """Counts and hours expected for each stage on this machine, with the recipe's workers."""
+    """Counts and hours expected for each stage on this machine, with the recipe's workers.
+
+    Of each kind of file (by suffix) the largest is looked at and stands for the others.
+    """
     recipe.check()
     paths = find_paths(recipe.source)
-    total = sum(p.stat().st_size for p in paths)
-    result: dict[str, Any] = {"files": len(paths), "bytes": total}
-    with tempfile.TemporaryDirectory() as folder:
-        probe = {"documents": _documents, "warc": _warc}.get(recipe.source.kind, _links)
-        result |= probe(recipe, paths[0], total, Path(folder))
-    return result
+    result: dict[str, Any] = {"files": len(paths), "bytes": sum(p.stat().st_size for p in paths)}
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault("".join(path.suffixes[-2:]), []).append(path)
+    probe = {"documents": _documents, "warc": _warc}.get(recipe.source.kind, _links)
+    found: Counter[str] = Counter()
+    for group in kinds.values():
+        largest = max(group, key=lambda p: (p.stat().st_size, str(p)))
+        total = sum(p.stat().st_size for p in group)
+        with tempfile.TemporaryDirectory() as folder:
+            found.update(probe(recipe, largest, total, Path(folder)))
+    return result | {n: round(v, 4) if isinstance(v, float) else v for n, v in found.items()}
 
 
 def _sample(path: Path, folder: Path) -> tuple[Path, float]:

@@ -186,7 +186,7 @@ class Recipe:
     run: Run = field(default_factory=Run)
 
     @property
-    def crawls(self) -> bool:
+    def fetches(self) -> bool:
         """Whether pages have to be fetched."""
         return self.source.kind in ("reddit", "urls")
 
@@ -217,7 +217,7 @@ class Recipe:
                 raise UserError(
                     f"crawl.networks: {network!r} is no network; write it as 10.1.0.0/16"
                 ) from None
-        if self.crawl.via == "commoncrawl" and self.crawls and not self.crawl.crawls:
+        if self.crawl.via == "commoncrawl" and self.fetches and not self.crawl.crawls:
             raise UserError("crawl.crawls is empty; name collections, as CC-MAIN-2017-51")
 
 

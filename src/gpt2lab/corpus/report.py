@@ -48,7 +48,7 @@ def write_reports(folder: Path, state: "Build", splits: dict[str, Any]) -> None:
     (folder / "charts").mkdir()
     for name, values in _charts(facts).items():
         (folder / "charts" / f"{name}.svg").write_text(bars(values), "utf-8")
-    recipe = to_toml(state.recipe.links if state.recipe.crawls else state.recipe.clean)
+    recipe = to_toml(state.recipe.links if state.recipe.fetches else state.recipe.clean)
     (folder / CARD).write_text(_card(facts), "utf-8")
     (folder / PAGE).write_text(_page(facts, _samples(state), recipe), "utf-8")
 
@@ -96,18 +96,23 @@ def _length(tokens: int) -> str:
 
 
 def months(state: "Build") -> dict[str, list[int]]:
-    """For each month the submissions, and those with the score."""
+    """For each month how many outbound submissions have which score, by `links.SCORE_BOUNDS`."""
     total: dict[str, list[int]] = {}
     for manifest in state.stages["links"].manifests:
-        for month, (n, enough) in manifest["months"].items():
-            before = total.get(month, [0, 0])
-            total[month] = [before[0] + n, before[1] + enough]
+        for month, counts in manifest["months"].items():
+            before = total.get(month, [0] * len(counts))
+            total[month] = [a + b for a, b in zip(before, counts, strict=True)]
     return dict(sorted(total.items()))
 
 
-def strange_months(counts: dict[str, list[int]]) -> list[str]:
-    """Months in which far fewer links have the score than usual: the dump was taken too early."""
-    shares = {m: good / n for m, (n, good) in counts.items() if n >= 100 and m != "unknown"}
+def liked(counts: list[int]) -> float:
+    """The share of a month's submissions with a score of at least 3."""
+    return sum(counts[3:]) / max(1, sum(counts))
+
+
+def strange_months(table: dict[str, list[int]]) -> list[str]:
+    """Months in which far fewer links have 3 points than usual: the dump was taken too early."""
+    shares = {m: liked(c) for m, c in table.items() if sum(c) >= 100 and m != "unknown"}
     if len(shares) < 3:
         return []
     median = sorted(shares.values())[len(shares) // 2]
@@ -191,6 +196,8 @@ def _card(facts: dict[str, Any]) -> str:
     if facts.get("overlap"):
         lines += ["", "## Overlap with evaluation texts", ""]
         lines += _overlap_lines(facts["overlap"])
+    if facts.get("months"):
+        lines += _month_lines(facts["months"])
     if facts.get("strange_months"):
         lines += [
             "",
@@ -212,6 +219,13 @@ _SOURCES = {
 def _table(left: str, right: str, rows: Iterable[tuple[str, int]]) -> list[str]:
     head = [f"| {left} | {right} |", "| --- | ---: |"]
     return head + [f"| {name} | {n:,} |" for name, n in rows]
+
+
+def _month_lines(table: dict[str, list[int]]) -> list[str]:
+    head = ["", "## Scores of submissions by month", ""]
+    head += ["| month | 0 and less | 1 | 2 | 3 to 9 | 10 to 99 | 100 to 999 | more |"]
+    head += ["| --- |" + " ---: |" * 7]
+    return head + [f"| {m} | " + " | ".join(f"{n:,}" for n in c) + " |" for m, c in table.items()]
 
 
 def _overlap_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -311,7 +325,7 @@ def _months(facts: dict[str, Any]) -> str:
     counts = {m: n for m, n in facts.get("months", {}).items() if m != "unknown"}
     if not counts:
         return ""
-    shares = {month: 100 * good / n for month, (n, good) in list(counts.items())[-36:] if n}
+    shares = {month: 100 * liked(scores) for month, scores in list(counts.items())[-36:]}
     strange = facts["strange_months"]
     note = (
         f'<p class="note">Far fewer than usual in {", ".join(strange)}: the dump may have been '
@@ -319,5 +333,5 @@ def _months(facts: dict[str, Any]) -> str:
         if strange
         else ""
     )
-    title = "<h2>Submissions with the score, percent by month</h2>"
+    title = "<h2>Submissions with 3 points or more, percent by month</h2>"
     return title + bars(shares, form=".1f") + note
