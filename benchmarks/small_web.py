@@ -87,14 +87,16 @@ def main() -> None:
         corpus = args.out / "corpus"
         commands = [
             ["corpus", "build", str(ROOT / "recipes" / "webtext.toml"), "--source.paths", source,
-             "--crawl.contact", "you@example.org", "--crawl.delay", "0.05", "--crawl.backoff", "0.1",
+             "--crawl.contact", "you@example.org",
+             "--crawl.delay", "0.05", "--crawl.backoff", "0.1",
              "--crawl.ports", str(web.port), "--crawl.networks", *NETWORKS,
              "--shard.tokenizer", str(args.data / "tokenizer" / "gpt2"), "--shard.held-out", "0.1",
              "--out", str(corpus), "--overwrite"],
             ["train", str(ROOT / "recipes" / "gpt2-124M.toml"), "--data.path", str(corpus),
              "--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "64",
              "--train.steps", "20", "--train.batch-tokens", "4096", "--train.micro-batch", "4",
-             "--train.context", "256", "--out", str(args.out / "run"), "--overwrite"],
+             "--train.context", "256", "--train.no-compile",
+             "--out", str(args.out / "run"), "--overwrite"],
         ]  # fmt: skip
         for command in commands:
             print("$ gpt2lab", *command[:3], "...", flush=True)

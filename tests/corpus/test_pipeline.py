@@ -1,6 +1,5 @@
 """Whole corpora: the same bytes whatever happens on the way, and readable by whom they are for."""
 
-import hashlib
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from gpt2lab.corpus.recipe import Clean, Dedup, Overlap, Recipe, Run, Shard, Sou
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.settings import to_toml
+from kills import build_killed, digest
 
 WORDS = [f"{a}{b}" for a in ("river", "stone", "cloud", "lamp", "road") for b in "abcdefghijklmnop"]
 
@@ -80,15 +80,6 @@ def recipe(source, **changes):
         run=Run(workers=1),
     )
     return replace(base, **changes)
-
-
-def digest(folder):
-    """SHA-256 over the names and bytes of all files."""
-    state = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            state.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    return state.hexdigest()
 
 
 def build(tmp_path, name, wanted, **more):
@@ -366,50 +357,21 @@ def test_workers_end_when_their_run_is_killed(tmp_path):
         time.sleep(0.05)
 
 
-def kill_at_random(tmp_path, source, kills, seed):
-    """Build with SIGKILL at `kills` random moments; return how many hit a running build."""
-    wanted = recipe(source, run=Run(workers=2))
-    (tmp_path / "r.toml").write_text(to_toml(wanted))
-    command = [
-        sys.executable, "-m", "gpt2lab.cli.main", "corpus", "build", str(tmp_path / "r.toml"),
-        "--out", str(tmp_path / "killed"),
-    ]  # fmt: skip
-    rng = random.Random(seed)
-    hits = 0
-    for _ in range(kills):
-        run = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            run.wait(rng.uniform(0.7, 2.5))
-        except subprocess.TimeoutExpired:
-            hits += 1
-        run.kill()
-        run.wait()
-        if (tmp_path / "killed").exists():
-            break
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 or "--overwrite" in done.stderr, done.stderr
-    return hits
-
-
 def test_killed_three_times(tmp_path, source):
     build(tmp_path, "whole", recipe(source))
-    kill_at_random(tmp_path, source, 3, seed=1)
+    build_killed(recipe(source, run=Run(workers=2)), tmp_path / "killed", 3, seed=1, longest=2.5)
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_killed_at_fifty_random_points(tmp_path, source):
     build(tmp_path, "whole", recipe(source))
+    wanted = recipe(source, run=Run(workers=2))
     hits = seed = 0
     while hits < 50:
-        for leftover in tmp_path.glob("killed*"):
-            import shutil
-
-            shutil.rmtree(leftover)
-        hits += kill_at_random(tmp_path, source, 50, seed)
-        assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+        out = tmp_path / f"killed{seed}"
+        hits += build_killed(wanted, out, 50, seed=seed, longest=2.5)
+        assert digest(out) == digest(tmp_path / "whole")
         seed += 1
         assert seed < 60
 

@@ -12,8 +12,9 @@ from gpt2lab.corpus.recipe import Clean, Crawl, Extract, Links, Recipe, Run, Sha
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.corpus.warc import read_records
 from gpt2lab.errors import UserError
+from kills import build_killed, digest
 from small_web import dump, serve
-from web import NETWORKS, Web
+from web import NETWORKS, Web, article
 
 
 @pytest.fixture
@@ -104,6 +105,42 @@ def test_shards_made_from_pages_train_a_model(web, data, tmp_path, small_tokeniz
     )
     model = runs.start(training, tmp_path / "run", overwrite=False)
     assert (model / "model.safetensors").exists()
+
+
+def small_corpus(web, tmp_path, small_tokenizer):
+    """A recipe over 40 generated pages on 8 hosts."""
+    web.delay = 0.05
+    addresses = [web.page(f"h{i % 8}.test", f"/{i}", article(f"topic{i}", 300)) for i in range(40)]
+    (tmp_path / "urls.txt").write_text("\n".join(addresses))
+    small_tokenizer.save(tmp_path / "tokenizer")
+    return Recipe(
+        source=Source("urls", (str(tmp_path / "urls.txt"),)),
+        crawl=Crawl(
+            contact="you@example.org", delay=0.01, ports=(web.port,), networks=NETWORKS, backoff=0.1
+        ),
+        shard=Shard(tokenizer=str(tmp_path / "tokenizer"), held_out=0.2),
+        run=Run(workers=2),
+    )
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_a_build_killed_while_it_crawls_gives_the_same_corpus(
+    web, tmp_path, small_tokenizer, kills
+):
+    recipe = small_corpus(web, tmp_path, small_tokenizer)
+    pipeline.build(recipe, tmp_path / "whole")
+    before = len(web.asked)
+    seed = hits = 0
+    while hits < kills:
+        out = tmp_path / f"killed{seed}"
+        hits += build_killed(
+            recipe, out, kills, seed=seed, longest=4.0, environment=web.environment
+        )
+        assert digest(out) == digest(tmp_path / "whole")
+        seed += 1
+    asked = [path for _, host, path, _ in web.asked[before:] if path != "/robots.txt"]
+    # Each of these builds asks for each page once; a kill costs at most one page per host.
+    assert len(asked) <= 40 * seed + 8 * hits
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:
             source = state.stages["bloom"].folders[0] / overlaps.BLOOM
             shutil.copyfile(source, folder / "bloom.npy")
         # `run` changes nothing, so it is no part of what the corpus is.
-        (folder / "recipe.toml").write_text(
+        (folder / report.RECIPE).write_text(
             to_toml(replace(recipe, run=type(recipe.run)())), "utf-8"
         )
         write_json(folder / "inputs.json", [i.public() for i in state.inputs])
@@ -505,20 +505,25 @@ def _tokens(
     )
 
 
+_LAST = {
+    "links": ("links", "pages"),
+    "crawl": ("crawl",),
+    "extract": ("extract", "read"),
+    "clean": ("clean", "distinct", "clusters"),
+}
+
+
 def summary(state: Build, until: str, published: Path | None = None) -> dict[str, Any]:
     """What to tell of a build: where it is, the counts of its last stages, and its damage."""
-    last = {
-        "links": ("links", "pages"),
-        "crawl": ("crawl",),
-        "extract": ("extract", "read"),
-        "clean": ("clean", "distinct", "clusters"),
-        "shard": ("tokens",),
-    }[until]
     result: dict[str, Any] = {"corpus": str(state.out)} if until == "shard" else {}
     result["work"] = str(state.work)
-    for name in last:
-        if name in state.stages:
-            result |= state.stages[name].counts
+    if until == "shard":
+        result |= report.steps({name: stage.counts for name, stage in state.stages.items()})
+        result |= state.stages["tokens"].counts
+    else:
+        for name in _LAST[until]:
+            if name in state.stages:
+                result |= state.stages[name].counts
     if until == "links":
         strange = report.strange_months(report.months(state))
         result["strange_months"] = ", ".join(strange) or None

@@ -17,13 +17,12 @@ from gpt2lab.charts import bars
 from gpt2lab.corpus import domains, links
 from gpt2lab.corpus.clean import DROPPED, Drops
 from gpt2lab.corpus.inputs import json_lines
-from gpt2lab.settings import to_toml
 from gpt2lab.storage import write_json
 
 if TYPE_CHECKING:
     from gpt2lab.corpus.pipeline import Build
 
-CARD, PAGE, FACTS = "README.md", "report.html", "corpus.json"
+CARD, PAGE, FACTS, RECIPE = "README.md", "report.html", "corpus.json", "recipe.toml"
 # Stages a reader wants to see, what they turn into what.
 _FUNNEL = {
     "links": "submissions to links",
@@ -37,6 +36,17 @@ _FUNNEL = {
     "tokens": "documents to tokens",
 }
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+# The steps of the funnel: stage, one of its counts, and what that is called.
+_STEPS = (
+    ("links", "submissions", "submissions"),
+    ("pages", "pages", "pages linked"),
+    ("crawl", "fetched", "pages fetched"),
+    ("extract", "documents", "texts extracted"),
+    ("read", "documents", "documents read"),
+    ("clean", "kept", "after rules"),
+    ("distinct", "kept", "no exact copies"),
+    ("clusters", "kept", "no near-duplicates"),
+)
 # A month is strange if a link in it is this much rarer to have the score than in the median month.
 _STRANGE = 0.25
 
@@ -48,8 +58,8 @@ def write_reports(folder: Path, state: "Build", splits: dict[str, Any]) -> None:
     (folder / "charts").mkdir()
     for name, values in _charts(facts).items():
         (folder / "charts" / f"{name}.svg").write_text(bars(values), "utf-8")
-    recipe = to_toml(state.recipe.links if state.recipe.fetches else state.recipe.clean)
     (folder / CARD).write_text(_card(facts), "utf-8")
+    recipe = (folder / RECIPE).read_text("utf-8")
     (folder / PAGE).write_text(_page(facts, _samples(state), recipe), "utf-8")
 
 
@@ -143,6 +153,15 @@ def overlap_table(state: "Build") -> list[dict[str, Any]]:
         }
         for a, b in zip(named, found, strict=True)
     ]
+
+
+def steps(funnel: dict[str, dict[str, int]]) -> dict[str, int]:
+    """How many are left after each step."""
+    return {
+        name: funnel[stage][count]
+        for stage, count, name in _STEPS
+        if count in funnel.get(stage, {})
+    }
 
 
 def _samples(state: "Build") -> list[dict[str, str]]:
@@ -270,7 +289,7 @@ $overlap
 <p class="note">Up to $samples documents for each reason, chosen by hash. Read some: a rule that
 drops what you would keep is a rule to turn off.</p>
 $dropped
-<h2>Rules</h2><pre>$recipe</pre>
+<h2>Recipe</h2><pre>$recipe</pre>
 </body></html>
 """)
 
@@ -291,9 +310,10 @@ def _page(facts: dict[str, Any], samples: list[dict[str, str]], recipe: str) -> 
             f"{train['documents']:,} documents, {train['tokens']:,} tokens, from "
             f"{_SOURCES[facts['source']]}."
         ),
-        funnel="".join(
-            f"<h3>{_FUNNEL[name]}</h3>{_rows(counts)}" for name, counts in facts["funnel"].items()
-        ),
+        funnel=bars(steps(facts["funnel"]))
+        + "<details><summary>All counts</summary>"
+        + "".join(f"<h3>{_FUNNEL[n]}</h3>{_rows(c)}" for n, c in facts["funnel"].items())
+        + "</details>",
         months=_months(facts),
         lengths=bars(facts["lengths"]),
         years=bars(facts["years"]),
