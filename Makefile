@@ -36,6 +36,9 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/tokenise.py
+	$(BIN)/python benchmarks/corpus_scale.py
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

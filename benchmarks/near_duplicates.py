@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import zstandard
 
-from gpt2lab.corpus import dedup, documents, kernels, pipeline
+from gpt2lab.corpus import dedup, documents, kernels, stage, steps
 from gpt2lab.corpus.plaintext import passages, read_documents
 from gpt2lab.corpus.recipe import Dedup, Recipe, Run, Source
 from peers import machine, save
@@ -98,8 +98,8 @@ def ours(source: Path, folder: Path, threshold: float) -> None:
     documents.read(folder / "read", file=str(source))
     files = [str(path) for path in sorted((folder / "read").glob("*.arrow"))]
     rows = [len(documents.read_column([f], "created")) for f in files]
-    state = pipeline.Build(recipe, folder / "out", folder)
-    clusters = pipeline.near_duplicates(state, files, np.r_[0, np.cumsum(rows)].tolist(), "")
+    state = stage.Build(recipe, folder / "out", folder)
+    clusters = steps.near_duplicates(state, files, np.r_[0, np.cumsum(rows)].tolist(), "")
     leaders = np.load(clusters.folders[0] / dedup.LEADERS)
     position = 0
     packer = zstandard.ZstdCompressor(level=1)

@@ -48,14 +48,22 @@ def rules(web, **changes):
 
 
 def fetch(web, folder, *addresses, **changes):
+    """Crawl the addresses and one good page, which is left out of what is returned."""
     out = folder / "crawl"
-    counts = crawl.crawl(out, links(folder, *addresses), rules(web, **changes), block="webtext")
+    good = web.page("good.test", "/", article("goodness"))
+    files = links(folder, good, *addresses)
+    counts = crawl.crawl(out, files, rules(web, **changes), block="webtext")
+    counts["counts"]["fetched"] -= 1
+    if not counts["counts"]["fetched"]:
+        del counts["counts"]["fetched"]
     records = {}
     for path in sorted(out.glob("*.warc.gz")):
         damage = []
         for record in read_records(path, damage):
             records[record.headers["gpt2lab-asked"]] = record
         assert damage == []
+    web.asked[:] = [entry for entry in web.asked if entry[1] != "good.test"]
+    del records[good]
     return counts["counts"], records
 
 
@@ -266,6 +274,17 @@ def test_nobody_to_reach_nobody_to_crawl(web, tmp_path):
     with pytest.raises(UserError, match=r"crawl\.contact must be an e-mail address"):
         fetch(web, tmp_path, web.page("a.test", "/", "x"), contact="")
     assert web.asked == []
+
+
+def test_a_crawl_that_gets_nothing_says_why_and_can_be_tried_again(web, tmp_path):
+    address = web.page("later.test", "/", "", status=404)
+    files = links(tmp_path, address)
+    with pytest.raises(UserError, match=r"no page could be fetched \(status 404 1\)"):
+        crawl.crawl(tmp_path / "crawl", files, rules(web), block="webtext")
+    web.page("later.test", "/", article("second thoughts"))
+    assert crawl.crawl(tmp_path / "crawl", files, rules(web), block="webtext") == {
+        "counts": {"fetched": 1}
+    }
 
 
 def test_killed_and_resumed_without_fetching_twice(web, tmp_path):

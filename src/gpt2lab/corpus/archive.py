@@ -23,8 +23,8 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        existing = sorted(folder.glob("pages-*.warc.gz"))
-        self._number = len(existing)
+        existing = [int(p.name[6:11]) for p in folder.glob("pages-*.warc.gz")]
+        self._number = max(existing, default=-1) + 1
         self._pages = self._end = 0
         self._file: io.FileIO | None = None
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 
 from gpt2lab.corpus.archive import Archive, recover
-from gpt2lab.corpus.crawl import FINISHED
+from gpt2lab.corpus.crawl import FINISHED, require_pages
 from gpt2lab.corpus.frontier import Frontier, Page
 from gpt2lab.corpus.links import blocked
 from gpt2lab.corpus.recipe import Crawl
@@ -63,6 +63,7 @@ def fetch(folder: Path, files: list[str], rules: Crawl, *, block: str) -> dict[s
         archive.close()
         frontier.close()
     manifest = {"counts": counts}
+    require_pages(folder, counts)
     write_json(folder / FINISHED, manifest)
     return manifest
 

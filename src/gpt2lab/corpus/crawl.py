@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ def crawl(folder: Path, files: list[str], rules: Crawl, *, block: str) -> dict[s
             f"the crawl stopped with {counts['left']} pages left; see {folder}/crawl.log"
         )
     manifest = {"counts": counts}
+    require_pages(folder, counts)
     write_json(folder / FINISHED, manifest)
     return manifest
 
@@ -52,6 +54,14 @@ def require_contact(contact: str) -> None:
             "crawl.contact must be an e-mail address or a page about your crawl, so that site "
             f"owners can reach you; it is {contact!r}"
         )
+
+
+def require_pages(folder: Path, counts: dict[str, int]) -> None:
+    """Raise UserError if not one page came, and forget the attempts: the network may be down."""
+    if not counts.get("fetched"):
+        shutil.rmtree(folder)
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+        raise UserError(f"no page could be fetched ({reasons}); check the network and the links")
 
 
 def _watch(folder: Path, bar: Bar) -> dict[str, int]:

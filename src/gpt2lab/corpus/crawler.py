@@ -74,7 +74,6 @@ class Pages(scrapy.Spider):
         self._robots = Robots(AGENT, self._get_robots, retry=rules.backoff)
         self._failures: Counter[str] = Counter()
         self._fetched = self._bytes = 0
-        self._hosts: set[str] = set()
 
     async def start(self) -> AsyncIterator[Any]:
         """Work until the frontier is finished."""
@@ -104,7 +103,11 @@ class Pages(scrapy.Spider):
             await asyncio.sleep(0.2)
 
     def _tell(self) -> None:
-        state = {"counts": self._frontier.counts(), "hosts": len(self._hosts), "bytes": self._bytes}
+        state = {
+            "counts": self._frontier.counts(),
+            "hosts": self._frontier.busy,
+            "bytes": self._bytes,
+        }
         print(json.dumps(state), flush=True)
 
     async def _work(self) -> None:
@@ -113,7 +116,6 @@ class Pages(scrapy.Spider):
             if page is None:
                 await asyncio.sleep(0.05)
                 continue
-            self._hosts.add(page.host)
             try:
                 await self._fetch(page)
             except Refused as refused:
@@ -209,7 +211,7 @@ class Pages(scrapy.Spider):
             raise Later(f"status {status}", _retry_after(response.headers.get("Retry-After")))
         if status != 200:
             raise Refused(f"status {status}")
-        self._failures[page.host] = 0
+        self._failures.pop(page.host, None)
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in response.headers.items()

@@ -7,6 +7,7 @@ in the archive; what a killed run left between the two is found in the archive a
 import collections
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Frontier:
         self._hosts: collections.deque[str] = collections.deque()
         self._waiting: dict[str, float] = {}
         self._busy: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def load(self, files: Iterable[str]) -> None:
         """Take in the links of Parquet files, once."""
@@ -78,6 +80,9 @@ class Frontier:
             "SELECT DISTINCT host FROM pages WHERE state = ? ORDER BY host", (PENDING,)
         )
         self._hosts.extend(host for (host,) in rows)
+        counted = self._db.execute("SELECT state, reason, COUNT(*) FROM pages GROUP BY 1, 2")
+        for state, reason, count in counted:
+            self._counts[_name(state, reason)] += count
 
     def take(self) -> Page | None:
         """The next page of a host that is not busy; None if there is none just now."""
@@ -102,6 +107,11 @@ class Frontier:
         return None
 
     @property
+    def busy(self) -> int:
+        """How many hosts have a page at work."""
+        return len(self._busy)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to take, now or later."""
         return not (self._hosts or self._waiting or self._busy)
@@ -109,10 +119,12 @@ class Frontier:
     def done(self, page: Page, file: str, end: int) -> None:
         """The page's record ends at byte `end` of `file`."""
         self._mark("state = 1, file = ?, end = ?", (file, end), page)
+        self._count(1, "fetched")
 
     def fail(self, page: Page, reason: str) -> None:
         """The page will not be had."""
         self._mark("state = 2, reason = ?, attempts = attempts + 1", (reason,), page)
+        self._count(1, reason)
 
     def again(self, page: Page, reason: str, seconds: float) -> None:
         """Try the page again after some seconds."""
@@ -126,10 +138,15 @@ class Frontier:
 
     def give_up(self, host: str) -> None:
         """Leave the pages still open of a host."""
-        self._db.execute(
+        left = self._db.execute(
             "UPDATE pages SET state = 2, reason = 'host given up' WHERE host = ? AND state = 0",
             (host,),
         )
+        self._count(left.rowcount, "host given up")
+
+    def _count(self, pages: int, name: str) -> None:
+        self._counts["left"] -= pages
+        self._counts[name] += pages
 
     def ends(self) -> dict[str, int]:
         """For each archive file, the byte at which its last marked record ends."""
@@ -153,14 +170,14 @@ class Frontier:
         )
 
     def counts(self) -> dict[str, int]:
-        """How many pages are fetched, how many failed for which reason, how many are left."""
-        rows = self._db.execute(
-            "SELECT state, CASE state WHEN 2 THEN reason ELSE '' END, COUNT(*) FROM pages "
-            "GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
-        )
-        names = {PENDING: "left", DONE: "fetched"}
-        return {names.get(state, reason): count for state, reason, count in rows}
+        """How many pages are fetched, are left, and failed for which reason, most first."""
+        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return {name: count for name, count in ordered if count}
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def _name(state: int, reason: str) -> str:
+    return {PENDING: "left", DONE: "fetched"}.get(state, reason)

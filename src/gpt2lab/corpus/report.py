@@ -20,7 +20,7 @@ from gpt2lab.corpus.inputs import json_lines
 from gpt2lab.storage import write_json
 
 if TYPE_CHECKING:
-    from gpt2lab.corpus.pipeline import Build
+    from gpt2lab.corpus.stage import Build
 
 CARD, PAGE, FACTS, RECIPE = "README.md", "report.html", "corpus.json", "recipe.toml"
 # Stages a reader wants to see, what they turn into what.

@@ -12,6 +12,7 @@ HOLDS = 24 * 3600.0
 MAX_BYTES = 500 * 1024  # section 2.5: at least this much is parsed
 MAX_REDIRECTS = 5  # section 2.3.1.2
 MAX_DELAY = 60.0
+MOST_ANSWERS = 50_000
 
 # Gives status, headers and body of a URL, or raises.
 Get = Callable[[str], Awaitable[tuple[int, str, bytes]]]
@@ -53,7 +54,14 @@ class Robots:
         if task is None or (task.done() and task.result().until < time.monotonic()):
             task = asyncio.ensure_future(self._fetch(origin + "/robots.txt"))
             self._answers[origin] = task
+            self._forget()
         return await asyncio.shield(task)
+
+    def _forget(self) -> None:
+        """Drop the oldest answers: a crawl meets millions of sites."""
+        if len(self._answers) > MOST_ANSWERS:
+            for origin in [o for o, t in self._answers.items() if t.done()][: MOST_ANSWERS // 10]:
+                del self._answers[origin]
 
     async def _fetch(self, url: str) -> _Answer:
         until = time.monotonic() + HOLDS
