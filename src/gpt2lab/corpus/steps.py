@@ -113,6 +113,10 @@ def _pieces(size: int) -> int:
 
 
 def distinct(state: Build, raw: Stage, vocabulary: str, digest: str) -> Stage:
+    """Documents that pass the rules, ordered by key, none twice.
+
+    vocabulary, digest: folder and digest of the tokenizer.
+    """
     recipe = state.recipe
     rules = recipe.clean
     files = sorted(str(f) for folder in raw.folders for f in folder.glob("documents*.arrow"))
@@ -275,6 +279,7 @@ def tokens(
     vocabulary: str,
     digest: str,
 ) -> Stage:
+    """The documents that stay as tokens and as public rows, by split."""
     recipe = state.recipe
     files = parts.files(documents.OUTPUT)
     keys = state.stage(
