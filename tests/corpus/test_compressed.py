@@ -82,6 +82,7 @@ def test_every_truncation_is_told(tmp_path, name):
         got = b"".join(read_lines(path, damage))
         assert damage, f"{name} cut at {cut} of {len(whole)}"
         assert TEXT.startswith(got)
+        assert got.endswith(b"\n") or name == "a.ndjson" or not got
         assert damage[0].kind in ("truncated", "corrupt")
 
 
@@ -119,6 +120,19 @@ def test_after_a_corrupt_zstd_frame_reading_goes_on(tmp_path):
     assert b"".join(read_pieces(path, damage)).endswith(TEXT)
     assert damage[0].kind == "corrupt"
     assert 0 < damage[0].offset <= len(first)
+
+
+def test_no_line_is_put_together_across_a_gap(tmp_path):
+    frame = zstd(TEXT)
+    broken = bytearray(frame)
+    broken[len(frame) * 2 // 3] ^= 0xFF
+    path = tmp_path / "a.zst"
+    path.write_bytes(bytes(broken) + frame)
+    damage = []
+    lines = b"".join(read_lines(path, damage)).splitlines()
+    assert damage
+    assert set(lines) <= set(TEXT.splitlines())
+    assert len(lines) >= 19_999
 
 
 def test_a_window_that_does_not_fit_is_refused_with_its_size(tmp_path, monkeypatch):

@@ -216,6 +216,78 @@ def test_robots(web, tmp_path):
     assert web.requests("some.test").count("/robots.txt") == 1
 
 
+def test_robots_that_come_packed_or_with_a_byte_order_mark(web, tmp_path):
+    rule = b"User-agent: *\nDisallow: /"
+    packed = gzip.compress(rule)
+    robots(web, "packed.test", packed, Content_Encoding="gzip")
+    robots(web, "mark.test", b"\xef\xbb\xbf" + rule)
+    robots(web, "torn.test", packed[:-9], Content_Encoding="gzip")
+    pages = [web.page(f"{h}.test", "/x", article(h)) for h in ("packed", "mark", "torn")]
+    counts, records = fetch(web, tmp_path, *pages, retries=0)
+    assert records == {}
+    assert counts == {"robots.txt": 2, "robots.txt unreachable": 1}
+    assert set(web.requests()) == {"/robots.txt"}
+
+
+def test_answers_that_are_no_html_but_mean_something(web, tmp_path):
+    """A redirect, or a request to wait, is one whatever type it says its body has."""
+    web.page("c.test", "/new", article("harbours"))
+    moved = web.page(
+        "t.test", "/m", "", status=301, Location="http://c.test:PORT/new", Content_Type="text/plain"
+    )
+    busy = web.page("u.test", "/b", "{}", status=503, Content_Type="application/json")
+    counts, records = fetch(web, tmp_path, moved, busy, retries=0)
+    assert counts == {"fetched": 1, "status 503": 1}
+    assert set(records) == {moved}
+
+
+def test_dead_targets_are_not_the_fault_of_who_points_to_them(web, tmp_path):
+    short = []
+    for i in range(24):
+        target = f"http://dead{i}.test:PORT/" if i % 2 else f"http://live{i}.test:PORT/"
+        web.page(f"live{i}.test", "/", article(f"live{i}"))
+        short.append(web.page("s.test", f"/{i}", "", status=301, Location=target))
+    counts, _ = fetch(web, tmp_path, *short, retries=0, give_up_after=5)
+    assert counts == {"fetched": 12, "robots.txt unreachable": 12}
+
+
+def test_a_line_break_in_a_link_stays_out_of_the_archive(web, tmp_path):
+    page = urls.clean(f"http://a.test:{web.port}/x\r\nInjected: yes")
+    assert page == f"http://a.test:{web.port}/xInjected:%20yes"
+    web.page("a.test", "/xInjected:%20yes", article("breaks"))
+    counts, records = fetch(web, tmp_path, page)
+    assert counts == {"fetched": 1}
+    assert "injected" not in records[page].headers
+
+
+def test_a_full_disk_ends_the_crawl_and_loses_nothing(web, tmp_path, monkeypatch):
+    from gpt2lab.corpus.archive import Archive
+    from gpt2lab.corpus.frontier import Page
+
+    page = Page(b"k" * 16, "http://a.test/", "a.test", 1, 0, 0)
+    archive = Archive(tmp_path)
+    archive.add(page, page.url, 200, [], b"x" * 3000, "")
+    before = (tmp_path / "pages-00000.warc.gz").read_bytes()
+
+    class Full:
+        name = archive._file.name
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[:10])
+            raise OSError(28, "No space left on device")
+
+        def truncate(self, size):
+            self.file.truncate(size)
+
+    archive._file = Full(archive._file)
+    with pytest.raises(OSError, match="No space left"):
+        archive.add(page, page.url, 200, [], b"y" * 3000, "")
+    assert (tmp_path / "pages-00000.warc.gz").read_bytes() == before
+
+
 def test_delay_between_requests_to_a_host(web, tmp_path):
     robots(web, "calm.test", "User-agent: *\nCrawl-delay: 0.4\nAllow: /")
     addresses = [web.page("calm.test", f"/{i}", article(str(i))) for i in range(4)]
@@ -244,6 +316,27 @@ def test_busy_servers_are_asked_again_when_they_say(web, tmp_path):
     counts, _ = fetch(web, tmp_path, web.url("busy.test", "/"), retries=2)
     assert counts == {"fetched": 1}
     times = [t for t, _, path, _ in web.asked if path == "/"]
+    assert times[1] - times[0] >= 1.0
+
+
+def test_a_host_that_asks_to_wait_is_left_alone_as_a_whole(web, tmp_path):
+    answers = iter([(429, "1")])
+
+    def once(handler):
+        status, after = next(answers, (200, "0"))
+        body = article("patience").encode()
+        handler.send_response(status)
+        handler.send_header("Retry-After", after)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    for i in range(4):
+        web.pages["wait.test", f"/{i}"] = once
+    web.name("wait.test")
+    counts, _ = fetch(web, tmp_path, *[web.url("wait.test", f"/{i}") for i in range(4)])
+    assert counts == {"fetched": 4}
+    times = [t for t, _, path, _ in web.asked if path != "/robots.txt"]
     assert times[1] - times[0] >= 1.0
 
 
@@ -285,6 +378,31 @@ def test_a_crawl_that_gets_nothing_says_why_and_can_be_tried_again(web, tmp_path
     assert crawl.crawl(tmp_path / "crawl", files, rules(web), block="webtext") == {
         "counts": {"fetched": 1}
     }
+
+
+def test_recovery_with_a_hole_in_the_middle_and_a_torn_end(tmp_path):
+    from gpt2lab.corpus.archive import Archive, recover
+    from gpt2lab.corpus.frontier import Frontier
+
+    files = links(tmp_path, *[f"http://h{i}.test/" for i in range(4)])
+    frontier = Frontier(tmp_path)
+    frontier.load(files)
+    frontier.open()
+    archive = Archive(tmp_path)
+    taken = [frontier.take() for _ in range(4)]
+    ends = [archive.add(p, p.url, 200, [], b"<p>" * 500, "")[1] for p in taken]
+    archive.close()
+    path = tmp_path / "pages-00000.warc.gz"
+    data = bytearray(path.read_bytes())
+    data[ends[0] + 60] ^= 0xFF  # the second record is corrupt
+    path.write_bytes(data[: ends[2] + 50])  # the fourth is torn off
+    recover(tmp_path, frontier)
+    assert path.stat().st_size == ends[2]
+    frontier.close()
+    frontier = Frontier(tmp_path)
+    frontier.open()
+    assert frontier.counts() == {"fetched": 2, "left": 2}
+    assert {frontier.take().url, frontier.take().url} == {taken[1].url, taken[3].url}
 
 
 def test_killed_and_resumed_without_fetching_twice(web, tmp_path):

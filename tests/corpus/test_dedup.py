@@ -162,3 +162,9 @@ def test_parts_without_documents(tmp_path):
     assert leaders.tolist() == [0, 0]
     assert manifest["counts"] == {"documents": 2, "near duplicate": 1, "kept": 1}
     assert len(documents.read_column([str(tmp_path / "x" / "part-5-0.arrow")], "text")) == 0
+
+
+def test_texts_without_words_are_no_duplicates_even_unverified(tmp_path):
+    texts = ["...", "!!!", "", "one two three", "ONE two three"]
+    leaders, _, _ = cluster(tmp_path / "x", texts, Dedup(verify=False))
+    assert leaders.tolist() == [0, 1, 2, 3, 3]

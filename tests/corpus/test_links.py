@@ -119,6 +119,7 @@ def test_rows_of_all_ages_and_none(tmp_path):
         b'{"url": "http://a.com/4", "score": null}',
         b'{"url": ["http://a.com/5"], "score": 7}',
         b'{"url": "http://a.com/6", "score": 7, "over_18": "true"}',
+        b'{"url": "http://a.com/8", "score": 1e30, "created_utc": 1e300}',
         b"{broken",
         b"[]",
         b"\xff\xfe",
@@ -132,7 +133,7 @@ def test_rows_of_all_ages_and_none(tmp_path):
     assert sorted(row["url"][-1] for row in got) == ["1", "2"]
     counts = manifest["counts"]
     assert counts["bad rows"] == 4
-    assert counts["submissions"] + counts["bad rows"] == len(lines) - 1
+    assert counts["submissions"] + counts["bad rows"] == len(lines) - 1  # the last is empty
 
 
 def test_lists_of_urls(tmp_path):

@@ -204,6 +204,54 @@ def test_changed_input_is_noticed(tmp_path, source):
     assert state.stages["read"].counts["documents"] == 91
 
 
+def test_a_renamed_file_is_read_anew(tmp_path, source):
+    work = tmp_path / "work"
+    pipeline.build(recipe(source), tmp_path / "out", work=work)
+    (source / "c.txt").rename(source / "d.txt")
+    renamed = replace(recipe(source), overlap=Overlap())
+    pipeline.build(renamed, tmp_path / "out", work=work, overwrite=True)
+    rows = pq.read_table(tmp_path / "out" / "documents" / "train.parquet").to_pylist()
+    assert {row["source"] for row in rows} == {"a.jsonl", "b.jsonl.zst", "d.txt"}
+
+
+def test_the_overlap_of_what_is_kept_counts_duplicates_that_are(tmp_path, small_tokenizer):
+    """Near-duplicates with a benchmark's text in one of them only: found when both are kept."""
+    rng = random.Random(0)
+    small_tokenizer.save(tmp_path / "tokenizer")
+    documents, secrets = [], []
+    for _ in range(6):
+        words = rng.choices(WORDS, k=200)
+        secret = [f"secret{rng.randrange(10**6)}" for _ in range(8)]
+        documents += [" ".join(words), " ".join(words[:100] + secret + words[100:])]
+        secrets.append(" ".join(secret))
+    write(tmp_path / "corpus.jsonl", documents)
+    write(tmp_path / "test.jsonl", secrets)
+    for near in ("mark", "off"):
+        wanted = Recipe(
+            source=Source("documents", (str(tmp_path / "corpus.jsonl"),)),
+            dedup=Dedup(near=near),
+            overlap=Overlap(benchmarks=(str(tmp_path / "test.jsonl"),)),
+            shard=Shard(tokenizer=str(tmp_path / "tokenizer"), held_out=0.0),
+            run=Run(workers=1),
+        )
+        build(tmp_path, near, wanted)
+        facts = json.loads((tmp_path / near / "corpus.json").read_text())
+        assert facts["overlap"][0]["percent"] == 100.0
+
+
+def test_reports_do_not_depend_on_partitions_however_many_sites(tmp_path, source):
+    lines = [
+        json.dumps({"text": f"{text} {i}", "url": f"http://site{i * 7 % 1500}.com/"})
+        for i in range(1500)
+        for text in ["a text of its own number"]
+    ]
+    (source / "d.jsonl").write_text("\n".join(lines))
+    wanted = recipe(source, dedup=Dedup(near="off"))
+    build(tmp_path, "one", wanted)
+    build(tmp_path, "five", replace(wanted, run=Run(workers=1, partitions=5)))
+    assert digest(tmp_path / "one") == digest(tmp_path / "five")
+
+
 def test_existing_output_is_kept(tmp_path, source):
     build(tmp_path, "out", recipe(source))
     with pytest.raises(UserError, match="--overwrite"):
@@ -239,6 +287,8 @@ def test_a_published_checksum_that_does_not_match_is_told(tmp_path, source):
     (source / "sha256sums.txt").write_text("0" * 64 + "  a.jsonl\n")
     with pytest.raises(DamagedInput, match=r"a\.jsonl: checksum.*sha256sums\.txt says otherwise"):
         build(tmp_path, "out", recipe(source))
+    allowed = recipe(source, run=Run(workers=1, allow_damaged=True))
+    assert "a.jsonl: checksum" in build(tmp_path, "out", allowed).damage[0]
 
 
 def test_command_line_exits_with_3_on_damage(tmp_path, source, monkeypatch, capsys):
@@ -264,6 +314,8 @@ def test_command_line_exits_with_3_on_damage(tmp_path, source, monkeypatch, caps
         ),
         ({"dedup": Dedup(threshold=0.0)}, r"dedup\.threshold must be in"),
         ({"dedup": Dedup(rows=0)}, r"dedup\.rows must be more than 0"),
+        ({"run": Run(workers=-1)}, r"run\.workers must not be negative"),
+        ({"run": Run(partitions=-1)}, r"run\.partitions must not be negative"),
         ({"shard": Shard(held_out=1.0)}, r"shard\.held_out must be in"),
         ({"shard": Shard(tokenizer="/no/such/folder")}, r"/no/such/folder"),
     ],

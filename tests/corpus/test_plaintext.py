@@ -119,3 +119,22 @@ def test_overlap_is_by_runs_of_eight_words():
     short = "one two three"
     kept = without_overlap([same, half, other, short], train, most=0.25)
     assert kept == [half, other, short]
+
+
+def test_a_file_cut_inside_its_last_line_is_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n{"text": "a long second docu')
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: truncated at byte \d+ \(the last line breaks off\)"
+    ):
+        read_documents(tmp_path / "a.jsonl")
+
+
+def test_what_a_record_says_besides_is_taken_only_if_it_can_be(tmp_path):
+    lines = [
+        '{"text": "a", "url": "\\ud800", "score": true, "date": 5}',
+        '{"text": "b", "score": 7}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines * 15))
+    first, second = read_documents(tmp_path / "a.jsonl")[:2]
+    assert (first.url, first.score, first.date) == (None, None, None)
+    assert second.score == 7

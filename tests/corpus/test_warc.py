@@ -201,6 +201,8 @@ def test_bodies_are_unpacked():
     assert body_of({"content-encoding": "deflate"}, zlib.compress(text)) == text
     raw = zlib.compressobj(wbits=-15)
     assert body_of({"content-encoding": "deflate"}, raw.compress(text) + raw.flush()) == text
+    two = gzip.compress(text) + gzip.compress(b"and more")
+    assert body_of({"content-encoding": "gzip"}, two) == text + b"and more"
     assert body_of({"content-encoding": "gzip"}, text) == text  # a server that only says so
     both = {"content-encoding": "gzip", "transfer-encoding": "chunked"}
     assert body_of(both, chunks + b"0\r\n\r\n") == text
@@ -232,7 +234,14 @@ def test_bodies_that_cannot_be_read(headers, body):
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b"HTTP/1.1 200 OK", b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"]
+    "block",
+    [
+        b"",
+        b"HTTP/1.1 200 OK",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 2\xb2 OK\r\n\r\n",
+    ],
 )
 def test_blocks_without_a_response(block):
     assert http_message(block) is None

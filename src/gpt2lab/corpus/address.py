@@ -15,6 +15,7 @@ from zope.interface import implementer
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _6TO4 = ipaddress.ip_network("2002::/16")
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
 _TEREDO = ipaddress.ip_network("2001::/32")
 
 
@@ -35,7 +36,10 @@ def is_public(text: str, allowed: Sequence[Network] = ()) -> bool:
             return False
     if any(address in network for network in allowed if network.version == address.version):
         return True
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    if address.is_multicast or address.is_reserved or not address.is_global:
+        return False
+    # Not known to every Python's tables.
+    return address.version == 4 or not (address.is_site_local or address in _DOCUMENTATION)
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from gpt2lab.corpus import urls
 from gpt2lab.corpus.compressed import Damage
 from gpt2lab.corpus.frontier import Frontier, Page
-from gpt2lab.corpus.warc import ASKED, CREATED, SCORE, read_records
+from gpt2lab.corpus.warc import ASKED, CREATED, KEY, SCORE, read_records
 
 PAGES_PER_FILE = 1000
 BYTES_PER_FILE = 256 << 20
@@ -40,7 +39,7 @@ class Archive:
         """Write one response; return the file and the byte at which its record ends."""
         kept = [(n, v) for n, v in headers if n.lower() not in _HOP_BY_HOP]
         kept.append(("Content-Length", str(len(body))))
-        about = {ASKED: page.url, SCORE: str(page.score), CREATED: str(page.created)}
+        about = page_headers(page)
         if address:
             about["WARC-IP-Address"] = address
         return self.add_packed(record(url, f"{status} OK", kept, body, about))
@@ -49,8 +48,14 @@ class Archive:
         """Write a record that is compressed already."""
         if self._file is None or self._pages >= PAGES_PER_FILE or self._end >= BYTES_PER_FILE:
             self._file = self._next()
-        # One write, unbuffered: a kill leaves the whole record or a tail that recover() cuts off.
-        self._file.write(data)
+        # Unbuffered: a kill leaves the whole record or a tail that recover() cuts off.
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(self._end)
+            raise
         self._end += len(data)
         self._pages += 1
         return Path(str(self._file.name)).name, self._end
@@ -86,11 +91,21 @@ def record(
     return out.getvalue()
 
 
+def page_headers(page: Page) -> dict[str, str]:
+    """WARC headers that say which link a record answers."""
+    return {
+        KEY: page.key.hex(),
+        ASKED: page.url,
+        SCORE: str(page.score),
+        CREATED: str(page.created),
+    }
+
+
 def recover(folder: Path, frontier: Frontier) -> None:
     """Bring archive and frontier back together after a run that was killed.
 
-    Records that were written but not marked are marked; a record cut short is cut off; pages
-    marked whose records are not there (a power cut) are open again.
+    Records that were written but not marked are marked; a record cut short at the end is cut off;
+    pages marked whose records are not there (a power cut) are open again.
     """
     ends = frontier.ends()
     for path in sorted(folder.glob("pages-*.warc.gz")):
@@ -100,13 +115,11 @@ def recover(folder: Path, frontier: Frontier) -> None:
             continue
         damage: list[Damage] = []
         good = 0
-        records = list(read_records(path, damage)) if size else []
-        offsets = [r.offset for r in records[1:]] + [damage[-1].offset if damage else size]
-        for found, end in zip(records, offsets, strict=True):
-            if end > known:
-                key = urls.key(urls.normalise(found.headers.get(ASKED.lower(), "")) or "")
-                frontier.found(key, path.name, end)
-            good = end
+        for found in read_records(path, damage) if size else ():
+            good = found.end
+            if found.end > known:
+                key = bytes.fromhex(found.headers.get(KEY.lower(), ""))
+                frontier.found(key, path.name, found.end)
         if good < size:
             with path.open("r+b") as file:
                 file.truncate(good)

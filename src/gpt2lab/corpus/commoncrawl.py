@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 import requests
 
-from gpt2lab.corpus.archive import Archive, recover
+from gpt2lab.corpus.archive import Archive, page_headers, recover
 from gpt2lab.corpus.crawl import FINISHED, require_pages
 from gpt2lab.corpus.frontier import Frontier, Page
 from gpt2lab.corpus.links import blocked
 from gpt2lab.corpus.recipe import Crawl
 from gpt2lab.corpus.urls import normalise
-from gpt2lab.corpus.warc import ASKED, CREATED, SCORE, member
+from gpt2lab.corpus.warc import member
 from gpt2lab.errors import UserError
 from gpt2lab.progress import step
 from gpt2lab.storage import read_json, write_json
@@ -99,7 +99,7 @@ def _labelled(data: bytes, page: Page) -> bytes:
     first, newline, rest = plain.partition(b"\r\n")
     if not newline or not first.startswith(b"WARC/1."):
         raise ValueError("no WARC record")
-    about = f"{ASKED}: {page.url}\r\n{SCORE}: {page.score}\r\n{CREATED}: {page.created}\r\n"
+    about = "".join(f"{name}: {value}\r\n" for name, value in page_headers(page).items())
     return member(first + newline + about.encode() + rest)
 
 
@@ -125,10 +125,12 @@ class _Client:
                 try:
                     capture = json.loads(line)
                     int(capture["offset"]), int(capture["length"]), str(capture["filename"])
-                except (ValueError, KeyError, TypeError):
+                    same = normalise(str(capture["url"])) == normalise(url)
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
-                yield capture
-                break
+                if same:  # the index takes `*` in a URL for a wildcard
+                    yield capture
+                    break
 
     def record(self, capture: dict[str, Any]) -> bytes | None:
         """The bytes of one record, None if the archive does not give them."""
@@ -152,7 +154,7 @@ class _Client:
                     stream=True,
                     allow_redirects=False,
                 ) as response:
-                    if response.status_code in (404, 416):
+                    if 400 <= response.status_code < 500 and response.status_code != 429:
                         return None
                     wanted = 206 if headers else 200
                     if response.status_code == wanted:

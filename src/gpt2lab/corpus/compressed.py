@@ -40,32 +40,32 @@ class Damage:
 def read_lines(path: Path, damage: list[Damage]) -> Iterator[bytes]:
     """Blocks of whole lines, about 1 MB each, of a file that may be compressed (by its suffix).
 
-    Losses are appended to `damage`; what can still be read is. A last line without its newline
-    counts as truncated and is given all the same.
+    Losses are appended to `damage`, and lines that a loss has cut are left out. A last line without
+    its newline counts as truncated and is given all the same.
     """
-    rest, skipping = b"", False
+    rest, skipping, known = b"", False, len(damage)
     for piece in read_pieces(path, damage):
+        if len(damage) > known:  # bytes are missing here: lines on both sides of the gap are broken
+            rest, skipping, known = b"", True, len(damage)
         cut = piece.rfind(b"\n") + 1
-        if not cut and not skipping and len(rest) + len(piece) > MAX_LINE:
-            detail = f"a line of over {MAX_LINE >> 20} MB"
-            damage.append(Damage(str(path), "corrupt", 0, detail))
-            rest, skipping = b"", True
-        elif skipping:
+        if skipping:
             first = piece.find(b"\n") + 1
             if first:
                 skipping = False
                 if first < cut:
                     yield piece[first:cut]
                 rest = piece[cut:]
+        elif not cut and len(rest) + len(piece) > MAX_LINE:
+            detail = f"a line of over {MAX_LINE >> 20} MB"
+            damage.append(Damage(str(path), "corrupt", 0, detail))
+            rest, skipping, known = b"", True, len(damage)
         elif cut:
             yield rest + piece[:cut]
             rest = piece[cut:]
         else:
             rest += piece
-    if rest:
-        if not any(d.path == str(path) for d in damage):
-            size = path.stat().st_size
-            damage.append(Damage(str(path), "truncated", size, UNENDED_LINE))
+    if rest and len(damage) == known:
+        damage.append(Damage(str(path), "truncated", path.stat().st_size, UNENDED_LINE))
         yield rest
 
 

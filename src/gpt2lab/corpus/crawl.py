@@ -74,6 +74,8 @@ def _watch(folder: Path, bar: Bar) -> dict[str, int]:
         try:
             for line in process.stdout:
                 state = json.loads(line)
+                if "failed" in state:
+                    raise UserError(f"cannot write {folder}: {state['failed']}; what came is kept")
                 counts = state["counts"]
                 bar.update(*_progress(state, recent))
         except BaseException:

@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ from gpt2lab.corpus.frontier import Frontier, Page
 from gpt2lab.corpus.links import blocked
 from gpt2lab.corpus.recipe import Crawl
 from gpt2lab.corpus.robots import MAX_BYTES, Robots
+from gpt2lab.corpus.warc import Message, unpacked
 
 AGENT = "gpt2lab"
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -50,11 +52,11 @@ class Refused(Exception):
 
 
 class Later(Exception):
-    """A page that failed for now, to be tried again after some seconds."""
+    """A page that failed for now, by which host, and how many seconds that asked to be left."""
 
-    def __init__(self, reason: str, seconds: float = 0.0) -> None:
+    def __init__(self, reason: str, host: str, seconds: float = 0.0) -> None:
         super().__init__(reason)
-        self.seconds = seconds
+        self.host, self.seconds = host, seconds
 
 
 class Pages(scrapy.Spider):
@@ -84,6 +86,8 @@ class Pages(scrapy.Spider):
             workers = [self._work() for _ in range(self._rules.concurrency)]
             await asyncio.gather(*workers)
             Pages.finished = True
+        except (OSError, sqlite3.Error) as error:
+            print(json.dumps({"failed": str(error)}), flush=True)
         finally:
             report.cancel()
             self._tell()
@@ -122,20 +126,24 @@ class Pages(scrapy.Spider):
                 self._frontier.fail(page, str(refused))
             except Later as later:
                 self._postpone(page, later)
+            except (OSError, sqlite3.Error):  # of our own files: a full disk
+                raise
             except Exception as error:  # one page's trouble, whatever it is, is its own
                 self._frontier.fail(page, f"error: {type(error).__name__}")
 
     def _postpone(self, page: Page, later: Later) -> None:
-        """Another try, until the page or its host has had enough."""
-        self._failures[page.host] += 1
-        given_up = self._failures[page.host] >= self._rules.give_up_after
+        """Another try, until the page or the host that fails has had enough."""
+        self._failures[later.host] += 1
+        given_up = self._failures[later.host] >= self._rules.give_up_after
+        wait = min(max(later.seconds, self._rules.backoff * 2**page.attempts), MAX_BACKOFF)
         if given_up or page.attempts >= self._rules.retries:
             self._frontier.fail(page, str(later))
         else:
-            wait = max(later.seconds, self._rules.backoff * 2**page.attempts)
-            self._frontier.again(page, str(later), min(wait, MAX_BACKOFF))
+            self._frontier.again(page, str(later), wait)
         if given_up:
-            self._frontier.give_up(page.host)
+            self._frontier.give_up(later.host)
+        elif later.seconds:
+            self._frontier.hold(later.host, wait)
 
     async def _fetch(self, page: Page) -> None:
         """Follow a page to where it is and archive it."""
@@ -143,10 +151,10 @@ class Pages(scrapy.Spider):
         for hop in range(self._rules.redirects + 1):
             self._judge(url, redirected=hop > 0)
             reason, delay = await self._robots.allows(url)
-            if urlsplit(url).hostname in PublicResolver.refused:
+            if _host(url) in PublicResolver.refused:
                 raise Refused("private address")
             if reason:
-                raise Refused(reason) if reason == "robots.txt" else Later(reason)
+                raise Refused(reason) if reason == "robots.txt" else Later(reason, _host(url))
             response = await self._download(url, delay)
             location = _text(response.headers.get("Location"))
             if response.status in REDIRECTS and location:
@@ -170,7 +178,7 @@ class Pages(scrapy.Spider):
     async def _download(self, url: str, delay: float, **meta: Any) -> scrapy.http.Response:
         """One request, no redirects followed; errors become Refused or Later."""
         request = scrapy.Request(url, dont_filter=True, meta=meta)
-        host = urlsplit(request.url).hostname or ""
+        host = _host(request.url)
         downloader = self.crawler.engine.downloader
         if delay > self._rules.delay:
             downloader.per_slot_settings.setdefault(host, {"delay": delay, "jitter": 0})
@@ -179,24 +187,27 @@ class Pages(scrapy.Spider):
         try:
             response = await self.crawler.engine.download_async(request)
         except DownloadTimeoutError:
-            raise Later("timeout") from None
+            raise Later("timeout", host) from None
         except DownloadCancelledError:
             raise Refused("too large") from None
         except CannotResolveHostError:
             if host in PublicResolver.refused:
                 raise Refused("private address") from None
-            raise Later("host not found") from None
-        except StopDownload:
-            raise Refused("not html") from None
+            raise Later("host not found", host) from None
         except Exception as error:
-            raise Later(f"connection failed: {type(error).__name__}") from None
+            raise Later(f"connection failed: {type(error).__name__}", host) from None
+        if response.status not in TRANSIENT:
+            self._failures.pop(host, None)  # it answers
         self._bytes += len(response.body)
         return response
 
     async def _get_robots(self, url: str) -> tuple[int, str, bytes]:
         self._judge_robots(url)
         response = await self._download(url, 0.0, robots=True, download_maxsize=4 * MAX_BYTES)
-        return response.status, _text(response.headers.get("Location")), response.body
+        headers = {"content-encoding": _text(response.headers.get("Content-Encoding"))}
+        message = Message(response.status, headers, response.body)
+        body = unpacked(message, most=4 * MAX_BYTES, ratio=1000)
+        return response.status, _text(response.headers.get("Location")), body
 
     def _judge_robots(self, url: str) -> None:
         parts = urlsplit(url)
@@ -208,10 +219,12 @@ class Pages(scrapy.Spider):
         """Archive a page, or say why not."""
         status = response.status
         if status in TRANSIENT:
-            raise Later(f"status {status}", _retry_after(response.headers.get("Retry-After")))
+            wait = _retry_after(response.headers.get("Retry-After"))
+            raise Later(f"status {status}", _host(response.url), wait)
         if status != 200:
             raise Refused(f"status {status}")
-        self._failures.pop(page.host, None)
+        if not _is_html(response.headers):
+            raise Refused("not html")
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in response.headers.items()
@@ -226,9 +239,17 @@ class Pages(scrapy.Spider):
 
     def _headers_received(self, headers: Any, request: scrapy.Request, **_: Any) -> None:
         """Stop downloads of what is no page as soon as their headers say so."""
-        kind = headers.get("Content-Type") or b"text/html"
-        if not request.meta.get("robots") and not kind.lower().startswith(_HTML):
-            raise StopDownload(fail=True)
+        if not request.meta.get("robots") and not _is_html(headers):
+            raise StopDownload(fail=False)
+
+
+def _is_html(headers: Any) -> bool:
+    kind = headers.get("Content-Type") or b"text/html"
+    return bool(kind.lower().startswith(_HTML))
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
 
 
 def _text(header: bytes | None) -> str:
@@ -238,9 +259,9 @@ def _text(header: bytes | None) -> str:
 def _retry_after(value: bytes | None) -> float:
     """Seconds that a server asks us to wait: a number or a date (RFC 9110, section 10.2.3)."""
     text = _text(value)
-    if text.isdigit():
-        return min(float(text), MAX_BACKOFF)
     try:
+        if text.isdecimal():
+            return min(float(text), MAX_BACKOFF)
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0

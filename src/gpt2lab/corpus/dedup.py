@@ -79,6 +79,8 @@ def _list_pairs(keys, most):  # type: ignore[no-untyped-def]
     size = np.ones(count, np.int64)
     total, oversized = 0, 0
     for i in range(count):
+        if keys[i] == kernels.NO_KEY:
+            continue
         slot = np.int64(keys[i] >> np.uint64(64 - bits))
         while latest[slot] >= 0 and keys[latest[slot]] != keys[i]:
             slot = (slot + 1) & mask

@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
         ("date", pa.string()),
         ("language", pa.string()),
         ("score", pa.int64()),
-        ("text", pa.string()),
+        ("text", pa.large_string()),  # its offsets do not end at 2 GB
     ]
 )
 
@@ -83,7 +83,7 @@ def text_buffers(column: pa.Array | pa.ChunkedArray) -> tuple[kernels.Bytes, ker
     if not len(column):
         return np.empty(0, np.uint8), np.zeros(1, np.int64)
     _, offsets, data = column.buffers()
-    bounds = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4).astype(np.int64)
+    bounds = np.frombuffer(offsets, np.int64, len(column) + 1, column.offset * 8)
     return np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]], bounds - bounds[0]
 
 
@@ -124,19 +124,21 @@ class FileWriter:
         self._folder = folder
         self._rows: list[Row] = []
         self._tables: list[pa.Table] = []
-        self._held = self._files = 0
+        self._held = self._files = self._chars = 0
         self.bytes = 0
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add documents."""
-        self._rows.extend(rows)
-        if len(self._rows) >= BATCH:
-            self._pack()
+        for row in rows:
+            self._rows.append(row)
+            self._chars += len(row.text)
+            if len(self._rows) >= BATCH or self._chars >= FILE_BYTES:
+                self._pack()
 
     def _pack(self) -> None:
         columns = zip(*self._rows, strict=True)
         arrays = [pa.array(c, f.type) for c, f in zip(columns, RAW_SCHEMA, strict=True)]
-        self._rows = []
+        self._rows, self._chars = [], 0
         self._tables.append(pa.Table.from_arrays(arrays, schema=RAW_SCHEMA))
         size = self._tables[-1].nbytes
         self.bytes += size
@@ -208,7 +210,7 @@ def _batches(file: Path, damage: list[Damage]) -> Iterator[list[Row]]:
             records = _decoder.decode_lines(block)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Whatever is wrong, the slow reader names the line, or knows it for a lost end.
-            yield [_row(d) for d in read_json_block(file, block, number, damaged=bool(own))]
+            yield [_row(d) for d in read_json_block(file, block, number, damage)]
         else:
             name = file.name
             yield [

@@ -29,7 +29,7 @@ PUBLIC = pa.schema(
     [
         ("id", pa.string()),
         ("url", pa.string()),
-        ("text", pa.string()),
+        ("text", pa.large_string()),
         ("score", pa.int64()),
         ("date", pa.string()),
         ("source", pa.string()),

@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS pages (
   key BLOB PRIMARY KEY, url TEXT NOT NULL, host TEXT NOT NULL, score INTEGER, created INTEGER,
   state INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL
   DEFAULT 0, not_before REAL NOT NULL DEFAULT 0, file TEXT, end INTEGER) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_host ON pages (host, state, key);
+CREATE INDEX IF NOT EXISTS by_host ON pages (host, state, not_before, key);
+CREATE TABLE IF NOT EXISTS held (host TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_file ON pages (file) WHERE file IS NOT NULL;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
@@ -53,6 +54,7 @@ class Frontier:
         self._waiting: dict[str, float] = {}
         self._busy: set[str] = set()
         self._counts: Counter[str] = Counter()
+        self._held: dict[str, float] = {}
 
     def load(self, files: Iterable[str]) -> None:
         """Take in the links of Parquet files, once."""
@@ -80,6 +82,7 @@ class Frontier:
             "SELECT DISTINCT host FROM pages WHERE state = ? ORDER BY host", (PENDING,)
         )
         self._hosts.extend(host for (host,) in rows)
+        self._held = dict(self._db.execute("SELECT host, until FROM held").fetchall())
         counted = self._db.execute("SELECT state, reason, COUNT(*) FROM pages GROUP BY 1, 2")
         for state, reason, count in counted:
             self._counts[_name(state, reason)] += count
@@ -92,10 +95,13 @@ class Frontier:
             self._hosts.append(host)
         while self._hosts:
             host = self._hosts.popleft()
+            if self._held.get(host, 0.0) > now:
+                self._waiting[host] = self._held[host]
+                continue
             row = self._db.execute(
                 "SELECT key, url, host, score, created, attempts, not_before FROM pages "
-                "WHERE host = ? AND state = ? ORDER BY not_before > ?, not_before, key LIMIT 1",
-                (host, PENDING, now),
+                "WHERE host = ? AND state = ? ORDER BY not_before, key LIMIT 1",
+                (host, PENDING),
             ).fetchone()
             if row is None:
                 continue
@@ -130,6 +136,12 @@ class Frontier:
         """Try the page again after some seconds."""
         values = (reason, time.time() + seconds)
         self._mark("reason = ?, attempts = attempts + 1, not_before = ?", values, page)
+
+    def hold(self, host: str, seconds: float) -> None:
+        """Leave a host alone for some seconds: it asked for that."""
+        self._held[host] = time.time() + seconds
+        values = (host, self._held[host])
+        self._db.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", values)
 
     def _mark(self, change: str, values: tuple[object, ...], page: Page) -> None:
         self._db.execute(f"UPDATE pages SET {change} WHERE key = ?", (*values, page.key))

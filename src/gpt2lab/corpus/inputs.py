@@ -35,6 +35,11 @@ class Input:
     sha256: str
     damage: Damage | None = None
 
+    @property
+    def identity(self) -> str:
+        """Name and contents: the name decides how a file is read, and is told in documents."""
+        return f"{Path(self.path).name}:{self.sha256}"
+
     def public(self) -> dict[str, Any]:
         """What a finished corpus says of it."""
         return {"name": Path(self.path).name, "bytes": self.size, "sha256": self.sha256}
@@ -61,7 +66,7 @@ def find_paths(source: Source | Sequence[str]) -> list[Path]:
             paths += found
         else:
             paths += find_files(path)
-    return [path.absolute() for path in paths]
+    return [path.absolute() for path in paths if path.name not in _SUMS]
 
 
 def _digested(paths: list[Path], cache: Path) -> list[Input]:

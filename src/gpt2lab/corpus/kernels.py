@@ -25,6 +25,7 @@ WEIGHT = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _33 = np.uint64(33)
+NO_KEY = np.uint64(0)
 
 
 @functools.cache
@@ -149,6 +150,9 @@ def _signatures(data, offsets, fold, n, multipliers, addends):  # type: ignore[n
 def _bands(signatures, bands, rows):  # type: ignore[no-untyped-def]
     out = np.empty((signatures.shape[0], bands), np.uint64)
     for d in range(signatures.shape[0]):
+        if signatures[d, 0] == np.uint32(0xFFFFFFFF) and signatures[d].min() == signatures[d, 0]:
+            out[d] = NO_KEY  # a text without a word is like no other
+            continue
         for b in range(bands):
             h = np.uint64(b)
             for r in range(rows):

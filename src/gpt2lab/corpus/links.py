@@ -50,7 +50,7 @@ def read(out: Path, *, file: str, rules: Links, partitions: int, scored: bool) -
             counts["submissions"] += 1
             if scored and not post.is_self:
                 months[_month(post.created)][bisect.bisect_left(SCORE_BOUNDS, post.score)] += 1
-            url = html.unescape(post.url) if "&" in post.url else post.url
+            url = urls.clean(html.unescape(post.url) if "&" in post.url else post.url)
             if reason := refuse(post, url):
                 counts[reason] += 1
                 continue
@@ -63,7 +63,7 @@ def read(out: Path, *, file: str, rules: Links, partitions: int, scored: bool) -
                 continue
             counts["links"] += 1
             key = urls.key(normal)
-            writer.add((key, post.created, post.id, url.strip(), post.score, post.subreddit))
+            writer.add((key, post.created, post.id, url, post.score, post.subreddit))
     return {
         "counts": dict(counts),
         "months": dict(sorted(months.items())),

@@ -6,7 +6,7 @@ The answer has no false positives. The filter can be had too, and documents can 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def prepare(out: Path, *, benchmarks: list[str], ngram: int) -> dict[str, Any]:
         np.save(out / f"benchmark-{i}.npy", np.stack([table, counts.astype(np.uint64)]))
         tables.append(table)
         rows.append({"name": Path(path).name, "documents": len(texts), "ngrams": len(joined)})
-    np.save(out / GRAMS, np.unique(np.concatenate(tables)))
+    np.save(out / GRAMS, np.unique(np.concatenate([np.empty(0, np.uint64), *tables])))
     return {"counts": {}, "benchmarks": rows}
 
 
@@ -55,14 +55,21 @@ def _words(text: str) -> int:
 
 
 def mark(
-    out: Path, *, file: str, start: int, clusters: str, prepared: str, ngram: int
+    out: Path,
+    *,
+    file: str,
+    start: int,
+    clusters: str,
+    prepared: str,
+    ngram: int,
+    everything: bool,
 ) -> dict[str, Any]:
     """Which of the benchmarks' n-grams occur in one part of the corpus."""
     table = np.load(Path(prepared) / GRAMS)
     found = np.zeros(len(table), bool)
     screen = _screen(table)
     total = 0
-    for text in kept_texts(file, start, clusters):
+    for text in kept_texts(file, start, clusters, everything):
         grams = kernels.ngrams(text, ngram)
         total += len(grams)
         _mark(grams, screen, table, found)
@@ -70,13 +77,13 @@ def mark(
     return {"counts": {"ngrams": total}}
 
 
-def kept_texts(file: str, start: int, clusters: str) -> Any:
-    """The texts of a part that are not near-duplicates of others."""
+def kept_texts(file: str, start: int, clusters: str, everything: bool) -> Iterator[str]:
+    """The texts of a part that are not near-duplicates of others, or all of them."""
     leaders = np.load(Path(clusters) / LEADERS, mmap_mode="r")
     position = start
     for batch in documents.texts(file):
         for text in batch:
-            if leaders[position] == position:
+            if everything or leaders[position] == position:
                 yield text
             position += 1
 
@@ -186,12 +193,19 @@ def _bloom_found(grams, table, bits, hashes):  # type: ignore[no-untyped-def]
 
 
 def build_bloom(
-    out: Path, *, parts: list[tuple[str, int]], clusters: str, items: int, ngram: int, error: float
+    out: Path,
+    *,
+    parts: list[tuple[str, int]],
+    clusters: str,
+    items: int,
+    ngram: int,
+    error: float,
+    everything: bool,
 ) -> dict[str, Any]:
     """The filter of the whole corpus, which has `items` n-grams."""
     bloom = Bloom(items, error)
     for file, start in parts:
-        for text in kept_texts(file, start, clusters):
+        for text in kept_texts(file, start, clusters, everything):
             bloom.add(kernels.ngrams(text, ngram))
     bloom.save(out / BLOOM)
     return {"counts": {"ngrams": items, "bytes": len(bloom.table)}}

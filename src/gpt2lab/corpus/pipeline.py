@@ -1,6 +1,7 @@
 """From a recipe to a corpus."""
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,11 @@ def _lock(work: Path) -> Iterator[None]:
 
 def _remove_leftovers(out: Path) -> None:
     """Temporary folders of runs that were killed while they wrote the corpus."""
-    for folder in out.absolute().parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(folder, ignore_errors=True)
+    ours = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp")  # as mkdtemp names them
+    if out.absolute().parent.is_dir():
+        for folder in out.absolute().parent.iterdir():
+            if ours.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:

@@ -119,17 +119,17 @@ def _read_json_lines(file: Path, damage: list[Damage]) -> Iterator[Document]:
     own: list[Damage] = []
     number = 0
     for block in _blocks(file, own, read_lines):
-        yield from read_json_block(file, block, number, damaged=bool(own))
+        yield from read_json_block(file, block, number, damage)
         number += block.count(b"\n")
     damage += own
 
 
 def read_json_block(
-    file: Path, block: bytes, lines_before: int, *, damaged: bool = False
+    file: Path, block: bytes, lines_before: int, damage: list[Damage]
 ) -> Iterator[Document]:
     """The documents of some JSON lines, the first of which has so many lines before it.
 
-    damaged: the file is known to break off, so that its last line may be a piece of one.
+    A last line without its end that is no JSON is the piece of one: the file has been cut.
     """
     for number, line in enumerate(block.split(b"\n"), start=lines_before + 1):
         if not line.strip():
@@ -139,7 +139,9 @@ def read_json_block(
             text = record["text"]
             text.encode()  # an unpaired surrogate is no text
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            if damaged and not block.endswith(b"\n"):
+            if number == lines_before + block.count(b"\n") + 1 and line[:1] == b"{":
+                size = file.stat().st_size
+                damage.append(Damage(str(file), "truncated", size, "the last line breaks off"))
                 return
             raise UserError(
                 f"{file}, line {number}: expected a JSON object with a string under 'text'"
@@ -152,10 +154,21 @@ def document(file: Path, text: str, url: Any, score: Any, date: Any) -> Document
     return Document(
         text,
         source=file.name,
-        url=url if isinstance(url, str) else None,
-        score=score if isinstance(score, int) and abs(score) < 2**62 else None,
-        date=date if isinstance(date, str) else None,
+        url=_text(url),
+        score=score if type(score) is int and abs(score) < 2**62 else None,
+        date=_text(date),
     )
+
+
+def _text(value: Any) -> str | None:
+    """A string that UTF-8 can hold, or None."""
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def _read_parquet(file: Path) -> Iterator[Document]:

@@ -72,7 +72,7 @@ def _timed(
 
 def _links(recipe: Recipe, path: Path, total: int, folder: Path) -> dict[str, Any]:
     sample, share = _sample(path, folder)
-    scale = total / path.stat().st_size / share
+    scale = total / max(1, path.stat().st_size) / share
     common = {"rules": recipe.links, "partitions": 1, "scored": recipe.source.kind == "reddit"}
     counts, seconds = _timed(links.read, folder / "links", file=str(sample), **common)
     merged, _ = _timed(
@@ -101,7 +101,7 @@ def _warc(recipe: Recipe, path: Path, total: int, folder: Path) -> dict[str, Any
     sample = folder / path.name
     with path.open("rb") as source, sample.open("wb") as out:
         out.write(source.read(WARC_BYTES))
-    scale = total / sample.stat().st_size
+    scale = total / max(1, sample.stat().st_size)
     rules = {"rules": recipe.extract, "block": "none"}
     counts, seconds = _timed(extract.read, folder / "text", file=str(sample), **rules)
     return {
@@ -116,7 +116,7 @@ def _documents(recipe: Recipe, path: Path, total: int, folder: Path) -> dict[str
         sample, share = path, 1.0
     else:
         sample, share = _sample(path, folder)
-    scale = total / path.stat().st_size / share
+    scale = total / max(1, path.stat().st_size) / share
     counts, reading = _timed(documents.read, folder / "read", file=str(sample))
     kept = cleaning = 0.0
     for n, file in enumerate(sorted((folder / "read").glob("documents-*.arrow"))):

@@ -202,6 +202,12 @@ class Recipe:
         _require_positive(self.dedup, "dedup", ("ngram", "bands", "rows", "max_bucket"))
         _require_positive(self.overlap, "overlap", ("ngram",))
         _require_positive(self.shard, "shard", ("tokens_per_shard",))
+        _require_not_negative(self.run, "run", ("workers", "partitions"))
+        _require_not_negative(self.crawl, "crawl", ("delay", "redirects", "retries", "backoff"))
+        _require_positive(self.crawl, "crawl", ("give_up_after",))
+        _require_not_negative(self.clean, "clean", ("min_tokens", "samples"))
+        if not all(0 < port < 65536 for port in self.crawl.ports):
+            raise UserError(f"crawl.ports must lie between 1 and 65535, not {self.crawl.ports}")
         if not 0 < self.dedup.threshold <= 1:
             raise UserError(f"dedup.threshold must be in (0, 1], not {self.dedup.threshold}")
         if not 0 <= self.shard.held_out < 1:
@@ -233,3 +239,9 @@ def _require_positive(table: object, prefix: str, names: tuple[str, ...]) -> Non
     for name in names:
         if (value := getattr(table, name)) <= 0:
             raise UserError(f"{prefix}.{name} must be more than 0, not {value}")
+
+
+def _require_not_negative(table: object, prefix: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (value := getattr(table, name)) < 0:
+            raise UserError(f"{prefix}.{name} must not be negative, it is {value}")

@@ -83,7 +83,7 @@ def _facts(state: "Build", splits: dict[str, Any]) -> dict[str, Any]:
             for s, entry in splits.items()
         },
         "funnel": {n: state.stages[n].counts for n in _FUNNEL if n in state.stages},
-        "domains": dict(sorted(sites.most_common(1000), key=lambda item: (-item[1], item[0]))),
+        "domains": dict(sorted(sites.items(), key=lambda item: (-item[1], item[0]))[:1000]),
         "lengths": {label: lengths[label] for label in map(_length, (*_LENGTHS, 10**9))},
         "years": {year: n for year, n in sorted(years.items()) if n},
         "damage": state.damage,

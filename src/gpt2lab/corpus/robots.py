@@ -80,5 +80,5 @@ class Robots:
             return _Answer("unreachable", time.monotonic() + self._retry)
         if not 200 <= status < 300:  # unavailable, section 2.3.1.3
             return _Answer(None, until)
-        text = body[:MAX_BYTES].decode("utf-8", "replace")
+        text = body[:MAX_BYTES].decode("utf-8-sig", "replace")
         return _Answer(Protego.parse(text), until)

@@ -100,8 +100,8 @@ class Build:
 
     @property
     def damage(self) -> list[str]:
-        """Every loss any stage met."""
-        return [
+        """Every loss met, in the input files and by any stage."""
+        return [str(i.damage) for i in self.inputs if i.damage] + [
             line
             for stage in self.stages.values()
             for manifest in stage.manifests

@@ -33,7 +33,7 @@ UNPACKS, LINKS = 4, 8
 def raw_documents(state: Build, until: str) -> Stage | None:
     """The first stages: whatever the source is, to files of documents. None if stopped before."""
     recipe = state.recipe
-    sources = [i.sha256 for i in state.inputs]
+    sources = [i.identity for i in state.inputs]
     if recipe.source.kind == "documents":
         return state.stage(
             "read",
@@ -48,7 +48,7 @@ def raw_documents(state: Build, until: str) -> Stage | None:
         pages = _links(state, sources)
         if until == "links":
             return None
-        archives, source = _fetch(state, pages)
+        archives, source = _fetch(state, pages, sources)
         if until == "crawl":
             return None
     settings = {"file": "", "rules": recipe.extract, "block": _block(recipe)}
@@ -93,19 +93,20 @@ def _links(state: Build, sources: list[str]) -> Stage:
     )
 
 
-def _fetch(state: Build, pages: Stage) -> tuple[list[str], list[str]]:
+def _fetch(state: Build, pages: Stage, sources: list[str]) -> tuple[list[str], list[str]]:
     """The archives of all pages, and digests of their contents."""
     rules = state.recipe.crawl
     # Not the pace: a crawl that is slowed down, or given more time, goes on where it was.
     what = [rules.via, rules.crawls, rules.max_bytes, rules.redirects, rules.ports, rules.networks]
-    text = json.dumps([VERSIONS["crawl"], what, pages.digest])
+    links_and_rules = [asdict(state.recipe.links), state.recipe.source.kind, sources]
+    text = json.dumps([VERSIONS["crawl"], what, links_and_rules])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = state.work / f"crawl-{digest}"
     fetch = crawl.crawl if rules.via == "web" else commoncrawl.fetch
     manifest = fetch(folder, pages.files(links.OUTPUT), rules, block=state.recipe.links.block)
     state.stages["crawl"] = Stage("crawl", digest, [folder], [manifest])
     archives = sorted(str(p) for p in folder.glob("*.warc.gz"))
-    return archives, [i.sha256 for i in find_inputs(archives, state.work)]
+    return archives, [i.identity for i in find_inputs(archives, state.work)]
 
 
 def _pieces(size: int) -> int:
@@ -228,9 +229,14 @@ def overlap(state: Build, parts: Stage, starts: list[int], clusters: Stage) -> S
     """The overlap report, the filter, and the benchmarks to cut out, as far as asked for."""
     rules = state.recipe.overlap
     places = list(zip(parts.files(documents.OUTPUT), starts[:-1], strict=True))
-    where = {"clusters": str(clusters.folders[0]), "ngram": rules.ngram}
+    everything = state.recipe.dedup.near == "mark"
+    where = {
+        "clusters": str(clusters.folders[0]),
+        "ngram": rules.ngram,
+        "everything": everything,
+    }
     names = list(rules.benchmarks)
-    digests = [i.sha256 for i in find_inputs(names, state.work)]
+    digests = [i.identity for i in find_inputs(names, state.work)]
     cut = None
     if names or rules.bloom:
         prepared = state.stage(
@@ -242,7 +248,7 @@ def overlap(state: Build, parts: Stage, starts: list[int], clusters: Stage) -> S
         folder = {"prepared": str(prepared.folders[0])}
         marks = state.stage(
             "overlap",
-            None,
+            everything,
             [prepared.digest, clusters.digest],
             [
                 (f"{n:05d}", overlaps.mark, {"file": f, "start": s} | where | folder)

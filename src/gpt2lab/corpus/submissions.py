@@ -102,9 +102,10 @@ def _integer(value: Any) -> int:
     if type(value) is int:
         return value if abs(value) < 2**62 else 0
     try:
-        return int(float(value))
+        number = int(float(value))
     except (TypeError, ValueError, OverflowError):
         return 0
+    return number if abs(number) < 2**62 else 0
 
 
 def _csv(path: Path, damage: list[Damage], counts: Counter[str]) -> Iterator[Submission]:

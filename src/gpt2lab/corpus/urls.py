@@ -14,6 +14,14 @@ _MOBILE = re.compile(r"^(m|mobile|amp)\.(?=[^.]+\.)")
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 MAX_URL = 4096
+_BREAKS = re.compile(r"[\t\r\n]+")
+_CONTROLS = re.compile(r"[\x00-\x20\x7f]")
+
+
+def clean(url: str) -> str:
+    """A URL as browsers take it: no blanks around it, no line breaks in it, controls escaped."""
+    url = _BREAKS.sub("", url.strip())
+    return _CONTROLS.sub(lambda match: urllib.parse.quote(match[0]), url)
 
 
 def normalise(url: str, *, fold_mobile: bool = False) -> str | None:

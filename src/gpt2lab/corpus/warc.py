@@ -9,6 +9,7 @@ import base64
 import gzip
 import hashlib
 import mmap
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _MAGIC = b"\x1f\x8b\x08"
 _START = b"WARC/1."
 
 # Headers of our own in the records we write: what the link said that led to the page.
+KEY = "GPT2Lab-Key"
 ASKED = "GPT2Lab-Asked"
 SCORE = "GPT2Lab-Score"
 CREATED = "GPT2Lab-Created"
@@ -33,7 +35,10 @@ CREATED = "GPT2Lab-Created"
 
 @dataclass(frozen=True)
 class Record:
-    """One record. `whole` is false if the block was longer than what is kept of it."""
+    """One record. `whole` is false if the block was longer than what is kept of it.
+
+    offset, end: where its gzip member starts and ends in the file, or the record itself.
+    """
 
     kind: str
     url: str
@@ -42,6 +47,7 @@ class Record:
     block: bytes
     whole: bool
     offset: int
+    end: int
 
 
 class _Broken(Exception):
@@ -210,6 +216,7 @@ def _record(source: _Source, offset: int) -> Record | None:
         block,
         whole,
         offset,
+        source.position,
     )
 
 
@@ -278,7 +285,7 @@ def http_message(block: bytes) -> Message | None:
         return None
     first, *lines = block[:end].decode("latin-1").split("\r\n")
     words = first.split(None, 2)
-    if len(words) < 2 or not words[1].isdigit():
+    if len(words) < 2 or not re.fullmatch(r"[0-9]{3}", words[1]):
         return None
     headers = {}
     for line in lines:
@@ -316,6 +323,13 @@ def unpacked(message: Message, *, most: int, ratio: int) -> bytes:
             plain = inflate.decompress(body, limit + 1)
         except zlib.error:
             continue
+        while inflate.eof and window == 31 and inflate.unused_data[:3] == _MAGIC:
+            more = zlib.decompressobj(31)  # gzip members may follow one another
+            try:
+                plain += more.decompress(inflate.unused_data, limit + 1 - len(plain))
+            except zlib.error:
+                break
+            inflate = more
         if len(plain) > limit:
             raise TooLarge
         if not inflate.eof:
