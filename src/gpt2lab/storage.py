@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -54,8 +55,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-# Files by which a folder is known as one of ours, which --overwrite may replace.
-_MARKS = ("index.json", "gpt2lab.json", "config.json", "tokenizer.json")
+# What the folders of gpt2lab that carry no mark of their own consist of.
+_PARTS = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)"
+    r"\.json|merges\.txt|model.*\.safetensors(\.index\.json)?"
+)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether gpt2lab made this folder, so that --overwrite may replace it with all it holds."""
+    if (folder / "gpt2lab.json").exists():
+        return True
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        if isinstance(index, dict) and {"version", "tokenizer", "dtype"} <= index.keys():
+            return True
+    return all(_PARTS.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -67,10 +82,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, overwrite=overwrite)
     path = path.absolute()
-    if path.is_dir() and any(path.iterdir()) and not any((path / m).exists() for m in _MARKS):
-        raise UserError(
-            f"{path} is not a folder gpt2lab made; remove it yourself or choose another"
-        )
+    _require_ours(path)
     temporary: Path | None = None
     aside = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
@@ -81,6 +93,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _sync(file)
         temporary.chmod(0o777 & ~_umask())
         _sync(temporary)
+        refuse_existing(path, overwrite=overwrite)  # it may have come meanwhile
+        _require_ours(path)
         if path.exists():
             path.rename(aside)
         temporary.rename(path)
@@ -95,6 +109,16 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _require_ours(path: Path) -> None:
+    """Raise UserError if something stands at `path` that --overwrite must not replace."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} is a file, not a folder; remove it yourself or choose another")
+    if path.is_dir() and not _is_ours(path):
+        raise UserError(
+            f"{path} is not a folder gpt2lab made; remove it yourself or choose another"
+        )
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -107,14 +131,14 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"{path} exists; pass --overwrite to replace it or choose another --out")
 
 
-def require_writable_folder(path: Path) -> None:
+def require_writable_folder(path: Path, option: str = "--out") -> None:
     """Create `path` and prove that files can be written into it, before hours are spent."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"x")
     except FileExistsError:
-        raise UserError(f"{path} is a file, not a folder; choose another --out") from None
+        raise UserError(f"{path} is a file, not a folder; choose another {option}") from None
     except OSError as error:
         raise writing_failed(path, error) from error
 

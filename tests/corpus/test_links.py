@@ -12,6 +12,7 @@ import zstandard
 from gpt2lab.corpus import domains, links, report, urls
 from gpt2lab.corpus.recipe import Links
 from gpt2lab.corpus.submissions import read_submissions
+from gpt2lab.errors import UserError
 
 
 def dump(path, rows):
@@ -276,3 +277,24 @@ def test_deeply_nested_rows_do_not_end_the_run(tmp_path):
     counts = Counter()
     assert len(list(read_submissions(path, [], counts))) == 1
     assert counts["bad rows"] == 1
+
+
+def test_a_quote_that_is_never_closed_is_told(tmp_path):
+    rows = [f"http://a.com/{i},5" for i in range(200)]
+    rows[1] = '"http://a.com/1,5'
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(["url,score", *rows]) + "\n")
+    manifest, _, _ = run(tmp_path, str(path))
+    assert "list.csv: corrupt" in manifest["damage"][0]
+    assert "from line 3 on" in manifest["damage"][0]
+
+
+def test_scores_that_are_no_numbers_are_counted(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("url,score\nhttp://a.com/1,abc\nhttp://a.com/2,1e400\nhttp://a.com/3,7\n")
+    manifest, _, got = run(tmp_path, str(path))
+    assert manifest["counts"]["score not readable"] == 2
+    assert [row["url"] for row in got] == ["http://a.com/3"]
+    path.write_text("url\nhttp://a.com/1\n")
+    with pytest.raises(UserError, match=r"list\.csv has no column 'score'"):
+        list(read_submissions(path, [], Counter(), scored=True))

@@ -11,13 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from gpt2lab.corpus import finish, overlap, pipeline, plan
 from gpt2lab.corpus.execute import Task, run_task, run_tasks
-from gpt2lab.corpus.recipe import Clean, Dedup, Overlap, Recipe, Run, Shard, Source
+from gpt2lab.corpus.recipe import (
+    Clean,
+    Crawl,
+    Dedup,
+    Extract,
+    Overlap,
+    Recipe,
+    Run,
+    Shard,
+    Source,
+)
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.settings import to_toml
@@ -258,10 +269,58 @@ def test_existing_output_is_kept(tmp_path, source):
         build(tmp_path, "out", recipe(source))
 
 
+def test_output_is_never_put_over_input(tmp_path, source):
+    for out, work in ((source, None), (tmp_path / "x", source), (source.parent, None)):
+        with pytest.raises(UserError, match=r"source lies in .*; choose another --(out|work)"):
+            pipeline.build(recipe(source), out, work=work, overwrite=True)
+    assert len(list(source.iterdir())) == 3
+
+
+def test_no_links_in_documents(tmp_path, source):
+    with pytest.raises(UserError, match=r"source\.kind 'documents' has no links"):
+        build(tmp_path, "out", recipe(source), until="links")
+
+
+@pytest.mark.parametrize("text", ["", "   \n\n"])
+def test_input_without_text_is_said(tmp_path, source, text):
+    (tmp_path / "empty.txt").write_text(text)
+    empty = replace(
+        recipe(source),
+        source=Source("documents", (str(tmp_path / "empty.txt"),)),
+        overlap=Overlap(bloom=True),
+    )
+    with pytest.raises(UserError, match="no document came out of the input"):
+        build(tmp_path, "out", empty)
+
+
+def test_a_filter_without_benchmarks(tmp_path, source):
+    build(tmp_path, "out", recipe(source, overlap=Overlap(bloom=True, bloom_error=1e-3)))
+    assert (tmp_path / "out" / "bloom.npy").stat().st_size > 1000
+
+
+def test_a_parquet_file_with_text_that_is_no_text(tmp_path, source):
+    table = pa.table({"text": ["some words of text " * 20] * 50})
+    pq.write_table(table, source / "d.parquet", compression="none", use_dictionary=False)
+    data = bytearray((source / "d.parquet").read_bytes())
+    data[5000:5100] = b"\xff" * 100
+    (source / "d.parquet").write_bytes(data)
+    with pytest.raises(DamagedInput, match=r"d\.parquet is not a whole Parquet file"):
+        build(tmp_path, "out", recipe(source))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "x", '{"splits": 5}'])
+def test_a_report_of_what_is_no_corpus(tmp_path, text, capsys):
+    from gpt2lab.cli.main import main
+
+    (tmp_path / "corpus.json").write_text(text)
+    assert main(["corpus", "report", str(tmp_path)]) == 2
+    assert "corpus.json" in capsys.readouterr().err
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path, source):
     (tmp_path / "out.work").mkdir()
     with (
-        pipeline._lock(tmp_path / "out.work"),
+        pipeline._lock(tmp_path / "out.work" / "lock", tmp_path / "out.work"),
         pytest.raises(UserError, match=r"another run is at work in .*out\.work"),
     ):
         build(tmp_path, "out", recipe(source))
@@ -310,12 +369,23 @@ def test_command_line_exits_with_3_on_damage(tmp_path, source, monkeypatch, caps
         ),
         (
             {"clean": Clean(min_tokens=10**6)},
-            r"no document is left of 120; the reasons: .*too few tokens",
+            r"none of 120 documents is left, for these reasons: too few tokens 120",
         ),
         ({"dedup": Dedup(threshold=0.0)}, r"dedup\.threshold must be in"),
-        ({"dedup": Dedup(rows=0)}, r"dedup\.rows must be more than 0"),
-        ({"run": Run(workers=-1)}, r"run\.workers must not be negative"),
-        ({"run": Run(partitions=-1)}, r"run\.partitions must not be negative"),
+        ({"dedup": Dedup(rows=0)}, r"dedup\.rows must lie between"),
+        ({"source": Source("documents", ("",))}, r"source\.paths is empty"),
+        (
+            {"overlap": Overlap(benchmarks=("/nope",))},
+            r"/nope does not exist; check overlap\.benchm",
+        ),
+        ({"extract": Extract(seconds=float("nan"))}, r"extract\.seconds must lie between"),
+        ({"crawl": Crawl(ports=(0,))}, r"crawl\.ports must lie between"),
+        ({"crawl": Crawl(index="banana")}, r"crawl\.index must be an http address"),
+        ({"clean": Clean(language="klingon")}, r"clean\.language must be a code"),
+        ({"dedup": Dedup(bands=4000, rows=4000)}, r"dedup\.bands times dedup\.rows"),
+        ({"shard": Shard(tokens_per_shard=1)}, r"shard\.tokens_per_shard must lie between"),
+        ({"run": Run(workers=-1)}, r"run\.workers must lie between"),
+        ({"run": Run(partitions=-1)}, r"run\.partitions must lie between"),
         ({"shard": Shard(held_out=1.0)}, r"shard\.held_out must be in"),
         ({"shard": Shard(tokenizer="/no/such/folder")}, r"/no/such/folder"),
     ],
@@ -328,7 +398,7 @@ def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path, source, changes,
 
 def test_a_split_that_would_be_empty_is_refused(tmp_path, source):
     wanted = recipe(source)
-    with pytest.raises(UserError, match=r"no document fell into 'val' at shard\.held_out 1e-09"):
+    with pytest.raises(UserError, match=r"would fall into 'val' at shard\.held_out 1e-09"):
         build(tmp_path, "out", replace(wanted, shard=replace(wanted.shard, held_out=1e-9)))
 
 

@@ -78,7 +78,7 @@ def _summary(cls: type) -> str:
 
 def _build(name: str, argv: Sequence[str]) -> None:
     try:
-        from gpt2lab.corpus import pipeline, plan
+        from gpt2lab.corpus import domains, pipeline, plan
         from gpt2lab.corpus.recipe import Recipe
     except ImportError as error:
         raise UserError(
@@ -122,10 +122,11 @@ def _build(name: str, argv: Sequence[str]) -> None:
         show(estimate, as_json=command.json)
         return
     until = "shard" if name == "build" else name
+    published = domains.read_published(command.domains) if command.domains else None
     state = pipeline.build(
         recipe, command.out, work=command.work, until=until, overwrite=command.overwrite
     )
-    show(pipeline.summary(state, until, command.domains), as_json=command.json)
+    show(pipeline.summary(state, until, published), as_json=command.json)
 
 
 def _tables(recipe: Any) -> dict[str, Any]:
@@ -137,6 +138,10 @@ def _report(command: Report) -> None:
     from gpt2lab.storage import read_json
 
     facts = read_json(command.corpus / "corpus.json")
+    if not isinstance(facts, dict) or not {"splits", "domains", "funnel"} <= facts.keys():
+        raise UserError(
+            f"{command.corpus / 'corpus.json'} is not what build writes; build it again"
+        )
     result: dict[str, Any] = {
         "page": str(command.corpus / "report.html"),
         "card": str(command.corpus / "README.md"),

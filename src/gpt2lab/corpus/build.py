@@ -26,6 +26,8 @@ def shard(
     held_out: share of documents for `val`, chosen by each document's own text.
     Raises UserError if a split would be empty, or if ids do not fit uint16.
     """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out must be in [0, 1), not {held_out}")
     if tokenizer.size > 2**16:
         raise UserError(f"a vocabulary of {tokenizer.size} does not fit shards of 16-bit ids")
     with atomic_folder(out, overwrite=overwrite) as folder:

@@ -27,7 +27,10 @@ def read_published(path: Path) -> dict[str, int]:
     try:
         rows = [line.split() for line in path.read_text("utf-8").splitlines()]
         # One line of the published file has a count and no label: addresses without a domain.
-        return {row[1]: int(row[0]) for row in rows if len(row) > 1}
+        table = {row[1]: int(row[0]) for row in rows if len(row) > 1}
+        if not table:
+            raise ValueError
+        return table
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; get domains.txt from openai/gpt-2") from None
     except (ValueError, OSError):

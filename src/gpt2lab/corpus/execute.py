@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -121,6 +122,7 @@ def _processes(tasks: list[Task], workers: int) -> Iterator[None]:
 
 def _end_with_parent() -> None:
     """Let this worker end when the run is killed: pool workers would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the run's to handle
     parent = multiprocessing.parent_process()
     assert parent is not None
 

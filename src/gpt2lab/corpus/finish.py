@@ -15,7 +15,7 @@ from gpt2lab.corpus.clean import Drops
 from gpt2lab.corpus.dedup import LEADERS
 from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.overlap import Cutter
-from gpt2lab.corpus.recipe import Shard
+from gpt2lab.corpus.recipe import Recipe, Shard
 from gpt2lab.corpus.shards import ShardWriter, write_index
 from gpt2lab.corpus.shuffle import key_words
 from gpt2lab.errors import UserError
@@ -106,7 +106,22 @@ def tokenise(
 
 def held_out(key: bytes, fraction: float) -> bool:
     """Whether the cluster with this key is in the validation split."""
-    return int.from_bytes(key[8:16], "big") < fraction * 2**64
+    return int.from_bytes(key[8:16], "big") < fraction * 2.0**64
+
+
+def require_splits(files: list[str], clusters: Path, recipe: Recipe) -> None:
+    """Raise UserError if a split would be empty, before anything is tokenised."""
+    leaders = np.load(clusters / LEADERS)
+    keys = key_words(documents.read_column(files, "key"))[:, 1]
+    if recipe.dedup.near != "mark":
+        leaders = np.unique(leaders)
+    chosen = keys[leaders] < recipe.shard.held_out * 2.0**64
+    if chosen.all() or (recipe.shard.held_out > 0 and not chosen.any()):
+        empty = "train" if chosen.all() else "val"
+        raise UserError(
+            f"none of {len(chosen):,} documents would fall into {empty!r} at shard.held_out "
+            f"{recipe.shard.held_out}; give more text or another share, 0 for no validation"
+        )
 
 
 def _join(
@@ -153,11 +168,6 @@ def assemble(folder: Path, parts: list[Path], tokenizer: Tokenizer, rules: Shard
         for part in parts:
             tokens = np.load(part / f"{split}.npy", mmap_mode="r")
             writer.add_joined(tokens, int((tokens == tokenizer.end_of_text).sum()))
-        if writer.documents == 0 and (split == "train" or rules.held_out > 0):
-            raise UserError(
-                f"no document fell into {split!r} at shard.held_out {rules.held_out}; take more "
-                "text or another share"
-            )
         splits[split] = writer.close()
         for name in rules.formats:
             _FORMATS[name](folder, parts, split, tokenizer.end_of_text)

@@ -55,8 +55,11 @@ def find_paths(source: Source | Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for name in source.paths if isinstance(source, Source) else source:
         path = Path(name)
+        field = "source.paths" if isinstance(source, Source) else "overlap.benchmarks"
         if not path.exists():
-            raise UserError(f"{path} does not exist; check source.paths")
+            raise UserError(f"{path} does not exist; check {field}")
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is neither a file nor a folder; check {field}")
         wanted = _SUFFIXES.get(source.kind) if isinstance(source, Source) else None
         if path.is_dir() and wanted:
             found = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(wanted))

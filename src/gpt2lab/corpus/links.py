@@ -46,7 +46,7 @@ def read(out: Path, *, file: str, rules: Links, partitions: int, scored: bool) -
     months: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(SCORE_BOUNDS) + 1))
     refuse = _rules(rules, scored=scored)
     with PartitionWriter(out / SHUFFLED, SCHEMA, partitions) as writer:
-        for post in read_submissions(Path(file), damage, counts):
+        for post in read_submissions(Path(file), damage, counts, scored=scored):
             counts["submissions"] += 1
             if scored and not post.is_self:
                 months[_month(post.created)][bisect.bisect_left(SCORE_BOUNDS, post.score)] += 1

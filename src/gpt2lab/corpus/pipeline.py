@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2lab.corpus import crawl, documents, domains, finish, report, steps
 from gpt2lab.corpus import overlap as overlaps
-from gpt2lab.corpus.inputs import find_inputs
+from gpt2lab.corpus.inputs import find_inputs, find_paths
 from gpt2lab.corpus.recipe import Recipe
 from gpt2lab.corpus.stage import Build, Stage
 from gpt2lab.errors import DamagedInput, UserError
@@ -39,33 +39,54 @@ def build(
     was lost and `run.allow_damaged` is false.
     """
     recipe.check()
+    if until in ("links", "crawl") and not recipe.fetches:
+        raise UserError(f"source.kind {recipe.source.kind!r} has no links; start with extract")
     if recipe.fetches and recipe.crawl.via == "web" and until != "links":
         crawl.require_contact(recipe.crawl.contact)
     if until == "shard":
         refuse_existing(out, overwrite=overwrite)
     work = work or out.with_name(out.name + ".work")
-    require_writable_folder(work)
-    with _lock(work):
+    _require_apart(recipe, out, work)
+    require_writable_folder(work, "--work")
+    require_writable_folder(out.absolute().parent)
+    # What is only needed late is looked at early: hours may lie between.
+    find_paths(recipe.overlap.benchmarks)
+    tokenizer = Tokenizer.load(recipe.shard.tokenizer) if until in ("clean", "shard") else None
+    if tokenizer is not None and tokenizer.size > 2**16:
+        raise UserError(f"a vocabulary of {tokenizer.size} does not fit shards of 16-bit ids")
+    beside = out.absolute().with_name(f".{out.name}.lock")
+    with _lock(work / "lock", work), _lock(beside, out):
         _remove_leftovers(out)
         state = Build(recipe, out, work, inputs=find_inputs(recipe.source, work))
         bad = [i for i in state.inputs if i.damage]
         if bad and not recipe.run.allow_damaged:
             raise DamagedInput(f"{bad[0].damage}; fetch it again, or pass --run.allow-damaged")
         raw = steps.raw_documents(state, until)
-        if raw is not None:
-            _finish(state, raw, until, overwrite=overwrite)
+        if raw is not None and tokenizer is not None:
+            _finish(state, raw, tokenizer, until, overwrite=overwrite)
     return state
 
 
+def _require_apart(recipe: Recipe, out: Path, work: Path) -> None:
+    """Raise UserError if input lies where output goes: the one would replace the other."""
+    for path in map(Path, (*recipe.source.paths, *recipe.overlap.benchmarks)):
+        for name, folder in (("--out", out), ("--work", work)):
+            if folder.resolve() in (path.resolve(), *path.resolve().parents):
+                raise UserError(f"{path} lies in {folder}; choose another {name}")
+
+
 @contextmanager
-def _lock(work: Path) -> Iterator[None]:
+def _lock(path: Path, what: Path) -> Iterator[None]:
     """Two runs in one folder would take each other's temporary files for their own."""
-    with (work / "lock").open("w") as file:
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another run is at work in {work}; wait for it or stop it") from None
-        yield
+            raise UserError(f"another run is at work in {what}; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(out: Path) -> None:
@@ -77,14 +98,9 @@ def _remove_leftovers(out: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:
+def _finish(state: Build, raw: Stage, tokenizer: Tokenizer, until: str, *, overwrite: bool) -> None:
     """From files of documents to the corpus."""
     recipe = state.recipe
-    if until == "extract":
-        return
-    tokenizer = Tokenizer.load(recipe.shard.tokenizer)
-    if tokenizer.size > 2**16:
-        raise UserError(f"a vocabulary of {tokenizer.size} does not fit shards of 16-bit ids")
     vocabulary = state.work / f"tokenizer-{tokenizer.digest[:16]}"
     if not vocabulary.exists():
         with atomic_folder(vocabulary) as folder:
@@ -92,13 +108,17 @@ def _finish(state: Build, raw: Stage, until: str, *, overwrite: bool) -> None:
     parts = steps.distinct(state, raw, str(vocabulary), tokenizer.digest)
     starts = np.r_[0, np.cumsum([m["rows"] for m in parts.manifests])].tolist()
     if starts[-1] == 0:
+        counts = state.stages["clean"].counts
+        reasons = {k: n for k, n in counts.items() if n and k not in ("documents", "kept")}
         raise UserError(
-            f"no document is left of {raw.counts.get('documents', 0)}; the reasons: "
-            + ", ".join(f"{name} {n}" for name, n in state.stages["clean"].counts.items() if n)
+            f"none of {counts.get('documents', 0)} documents is left, for these reasons: "
+            + ", ".join(f"{name} {n}" for name, n in reasons.items())
+            + "; loosen the rules of [clean]"
         )
     clusters = steps.near_duplicates(state, parts.files(documents.OUTPUT), starts, parts.digest)
     if until == "clean":
         return
+    finish.require_splits(parts.files(documents.OUTPUT), clusters.folders[0], recipe)
     cut = steps.overlap(state, parts, starts, clusters)
     tokens = steps.tokens(state, parts, starts, clusters, cut, str(vocabulary), tokenizer.digest)
     with atomic_folder(state.out, overwrite=overwrite) as folder, step("writing the corpus"):
@@ -122,7 +142,7 @@ _LAST = {
 }
 
 
-def summary(state: Build, until: str, published: Path | None = None) -> dict[str, Any]:
+def summary(state: Build, until: str, published: dict[str, int] | None = None) -> dict[str, Any]:
     """What to tell of a build: where it is, the counts of its last stages, and its damage."""
     result: dict[str, Any] = {"corpus": str(state.out)} if until == "shard" else {}
     result["work"] = str(state.work)
@@ -137,9 +157,7 @@ def summary(state: Build, until: str, published: Path | None = None) -> dict[str
         strange = report.strange_months(report.months(state))
         result["strange_months"] = ", ".join(strange) or None
         if published is not None:
-            compared = domains.compare(
-                report.link_domains(state), domains.read_published(published)
-            )
+            compared = domains.compare(report.link_domains(state), published)
             result |= domains.shown(compared, whole=False)
     if state.damage:
         result["damage"] = "; ".join(state.damage)

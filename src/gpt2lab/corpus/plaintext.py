@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2lab.corpus.compressed import UNENDED_LINE, Damage, read_lines, read_pieces
 from gpt2lab.corpus.document import Document
-from gpt2lab.errors import UserError
+from gpt2lab.errors import DamagedInput, UserError
 
 SEPARATOR = "<|endoftext|>"
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
@@ -32,7 +32,7 @@ def read_documents(path: Path) -> list[Document]:
     damage: list[Damage] = []
     documents = [d for f in find_files(path) for d in read_file(f, damage) if d.text.strip()]
     if damage:
-        raise UserError(f"{damage[0]}; fetch or make the file again")
+        raise DamagedInput(f"{damage[0]}; fetch or make the file again")
     if not documents:
         raise UserError(f"{path} holds no text; give a file or folder that does")
     if len(documents) < FEW:
@@ -192,8 +192,10 @@ def _read_parquet(file: Path) -> Iterator[Document]:
                     yield document(file, record["text"], get("url"), get("score"), get("date"))
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; check the path") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a whole Parquet file ({error}); fetch it again") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DamagedInput(
+            f"{file} is not a whole Parquet file ({error}); fetch it again"
+        ) from None
 
 
 def passages(text: str, size: int = PASSAGE_CHARS) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a recipe will take, from a look at the beginning of its files."""
 
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from gpt2lab.corpus import clean, documents, extract, links, urls
 from gpt2lab.corpus.compressed import Damage, pieces_of
 from gpt2lab.corpus.inputs import find_paths
 from gpt2lab.corpus.recipe import Recipe
+from gpt2lab.errors import UserError
 
 PROBE_BYTES = 24 << 20
 WARC_BYTES = 8 << 20
@@ -40,7 +42,11 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         largest = max(group, key=lambda p: (p.stat().st_size, str(p)))
         total = sum(p.stat().st_size for p in group)
         with tempfile.TemporaryDirectory() as folder:
-            found.update(probe(recipe, largest, total, Path(folder)))
+            try:
+                found.update(probe(recipe, largest, total, Path(folder)))
+            except UserError as error:  # which knows the sample by its own name
+                message = re.sub(rf"{re.escape(folder)}/\S+?(?=[,: ])", str(largest), str(error))
+                raise type(error)(message) from None
     return result | {n: round(v, 4) if isinstance(v, float) else v for n, v in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -192,30 +193,34 @@ class Recipe:
 
     def check(self) -> None:
         """Raise UserError for values that cannot be used; called before any work."""
-        if not self.source.paths:
+        if not any(path.strip() for path in self.source.paths):
             raise UserError("source.paths is empty; name the files to start from")
+        if not all(path.strip() for path in (*self.source.paths, *self.overlap.benchmarks)):
+            raise UserError("source.paths or overlap.benchmarks holds an empty path; remove it")
         for name in ("after", "before"):
             _require_date(f"links.{name}", getattr(self.links, name))
-        _require_positive(self.crawl, "crawl", ("concurrency", "timeout", "max_bytes"))
-        _require_positive(self.extract, "extract", ("seconds", "memory_mb", "max_inflated"))
-        _require_positive(self.extract, "extract", ("max_ratio", "max_chars"))
-        _require_positive(self.dedup, "dedup", ("ngram", "bands", "rows", "max_bucket"))
-        _require_positive(self.overlap, "overlap", ("ngram",))
-        _require_positive(self.shard, "shard", ("tokens_per_shard",))
-        _require_not_negative(self.run, "run", ("workers", "partitions"))
-        _require_not_negative(self.crawl, "crawl", ("delay", "redirects", "retries", "backoff"))
-        _require_positive(self.crawl, "crawl", ("give_up_after",))
-        _require_not_negative(self.clean, "clean", ("min_tokens", "samples"))
-        if not all(0 < port < 65536 for port in self.crawl.ports):
-            raise UserError(f"crawl.ports must lie between 1 and 65535, not {self.crawl.ports}")
+        for name, (low, high) in _RANGES.items():
+            table, field_name = name.split(".")
+            value = getattr(getattr(self, table), field_name)
+            if not low <= value <= high:  # also refuses what is no number
+                raise UserError(f"{name} must lie between {low:g} and {high:g}, not {value}")
         if not 0 < self.dedup.threshold <= 1:
             raise UserError(f"dedup.threshold must be in (0, 1], not {self.dedup.threshold}")
         if not 0 <= self.shard.held_out < 1:
             raise UserError(f"shard.held_out must be in [0, 1), not {self.shard.held_out}")
-        if not 0 < self.overlap.bloom_error < 1:
-            raise UserError(
-                f"overlap.bloom_error must be in (0, 1), not {self.overlap.bloom_error}"
-            )
+        if self.dedup.bands * self.dedup.rows > MOST_HASHES:
+            raise UserError(f"dedup.bands times dedup.rows must be at most {MOST_HASHES}")
+        self._check_crawl()
+        for name, language in (("extract", self.extract.language), ("clean", self.clean.language)):
+            if language and not re.fullmatch(r"[a-z]{2,3}", language):
+                raise UserError(f"{name}.language must be a code like en, not {language!r}")
+
+    def _check_crawl(self) -> None:
+        if not self.crawl.ports or not all(0 < port < 65536 for port in self.crawl.ports):
+            raise UserError(f"crawl.ports must lie between 1 and 65535, not {self.crawl.ports}")
+        for name in ("index", "data"):
+            if not getattr(self.crawl, name).startswith(("http://", "https://")):
+                raise UserError(f"crawl.{name} must be an http address")
         for network in self.crawl.networks:
             try:
                 ipaddress.ip_network(network)
@@ -235,13 +240,30 @@ def _require_date(name: str, value: str) -> None:
         raise UserError(f"{name} must be a date like 2017-12-31, not {value!r}") from None
 
 
-def _require_positive(table: object, prefix: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if (value := getattr(table, name)) <= 0:
-            raise UserError(f"{prefix}.{name} must be more than 0, not {value}")
-
-
-def _require_not_negative(table: object, prefix: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if (value := getattr(table, name)) < 0:
-            raise UserError(f"{prefix}.{name} must not be negative, it is {value}")
+MOST_HASHES = 4096
+_RANGES = {
+    "run.workers": (0, 4096),
+    "run.partitions": (0, 65536),
+    "crawl.delay": (0, 3600),
+    "crawl.concurrency": (1, 10_000),
+    "crawl.timeout": (0.1, 3600),
+    "crawl.max_bytes": (1, 2**30),
+    "crawl.redirects": (0, 50),
+    "crawl.give_up_after": (1, 10**6),
+    "crawl.retries": (0, 1000),
+    "crawl.backoff": (0, 3600),
+    "extract.seconds": (0.1, 3600),
+    "extract.memory_mb": (64, 10**7),
+    "extract.max_inflated": (1, 2**31),
+    "extract.max_ratio": (1, 10**6),
+    "extract.max_chars": (1, 10**9),
+    "clean.min_tokens": (0, 10**9),
+    "clean.samples": (0, 10_000),
+    "dedup.ngram": (1, 1000),
+    "dedup.bands": (1, MOST_HASHES),
+    "dedup.rows": (1, MOST_HASHES),
+    "dedup.max_bucket": (1, 10**6),
+    "overlap.ngram": (1, 1000),
+    "overlap.bloom_error": (1e-18, 0.5),
+    "shard.tokens_per_shard": (1000, 2**31 - 1),  # the count is an int32 in the header
+}

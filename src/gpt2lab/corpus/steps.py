@@ -23,6 +23,7 @@ from gpt2lab.corpus import overlap as overlaps
 from gpt2lab.corpus.inputs import find_inputs
 from gpt2lab.corpus.recipe import Recipe
 from gpt2lab.corpus.stage import VERSIONS, Build, Stage
+from gpt2lab.errors import UserError
 
 PARTITION_BYTES = 96 << 20
 KEYS_PER_TASK = 64_000_000
@@ -31,7 +32,22 @@ UNPACKS, LINKS = 4, 8
 
 
 def raw_documents(state: Build, until: str) -> Stage | None:
-    """The first stages: whatever the source is, to files of documents. None if stopped before."""
+    """The first stages: whatever the source is, to files of documents. None if stopped before.
+
+    Raises UserError if not one document, or link, comes out.
+    """
+    raw = _first_stages(state, until)
+    if raw is not None and not raw.counts.get("documents"):
+        raise UserError(_nothing("document", raw.counts, "source.paths"))
+    return raw
+
+
+def _nothing(what: str, counts: dict[str, int], field: str) -> str:
+    reasons = ", ".join(f"{name} {n:,}" for name, n in counts.items() if n)
+    return f"no {what} came out of the input ({reasons or 'it is empty'}); check {field}"
+
+
+def _first_stages(state: Build, until: str) -> Stage | None:
     recipe = state.recipe
     sources = [i.identity for i in state.inputs]
     if recipe.source.kind == "documents":
@@ -46,6 +62,8 @@ def raw_documents(state: Build, until: str) -> Stage | None:
         archives, source = [i.path for i in state.inputs], sources
     else:
         pages = _links(state, sources)
+        if not pages.counts["pages"]:
+            raise UserError(_nothing("link", state.stages["links"].counts, "source.paths"))
         if until == "links":
             return None
         archives, source = _fetch(state, pages, sources)

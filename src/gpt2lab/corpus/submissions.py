@@ -45,12 +45,14 @@ _decoder = msgspec.json.Decoder(_Row)
 
 
 def read_submissions(
-    path: Path, damage: list[Damage], counts: Counter[str]
+    path: Path, damage: list[Damage], counts: Counter[str], *, scored: bool = False
 ) -> Iterator[Submission]:
     """Submissions of one file: JSON Lines dumps, CSV with a `url` column, or one URL per line.
 
     The suffix before that of the compression tells: `.csv`, `.txt`, anything else is JSON Lines.
-    Rows that cannot be read are counted under `bad rows`; losses of the file go to `damage`.
+    Rows that cannot be read are counted under `bad rows`, scores that are no numbers under `score
+    not readable` and taken for 0; losses of the file go to `damage`. scored: refuse a CSV that has
+    no column `score`.
     """
     name = path.name
     while name.endswith(_COMPRESSION):
@@ -58,7 +60,7 @@ def read_submissions(
     # Lists are written by hand, and their last line may lack its end; a dump's may not.
     own: list[Damage] = []
     if name.endswith(".csv"):
-        yield from _csv(path, own, counts)
+        yield from _csv(path, own, counts, scored=scored)
     elif name.endswith(".txt"):
         yield from _plain(path, own)
     else:
@@ -73,7 +75,7 @@ def _json(path: Path, damage: list[Damage], counts: Counter[str]) -> Iterator[Su
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             rows = list(_one_by_one(block, counts))
         for row in rows:
-            yield _submission(row)
+            yield _submission(row, counts)
 
 
 def _one_by_one(block: bytes, counts: Counter[str]) -> Iterator[_Row]:
@@ -85,12 +87,16 @@ def _one_by_one(block: bytes, counts: Counter[str]) -> Iterator[_Row]:
                 counts["bad rows"] += 1
 
 
-def _submission(row: _Row) -> Submission:
+def _submission(row: _Row, counts: Counter[str]) -> Submission:
     url = row.url
+    score = _integer(row.score)
+    if score is None:
+        counts["score not readable"] += row.score is not None
+        score = 0
     return Submission(
         url if isinstance(url, str) else "",
-        _integer(row.score),
-        _integer(row.created_utc),
+        score,
+        _integer(row.created_utc) or 0,
         row.subreddit if isinstance(row.subreddit, str) else "",
         row.over_18 in _TRUE if isinstance(row.over_18, bool | str | int) else False,
         row.is_self in _TRUE if isinstance(row.is_self, bool | str | int) else False,
@@ -98,29 +104,37 @@ def _submission(row: _Row) -> Submission:
     )
 
 
-def _integer(value: Any) -> int:
+def _integer(value: Any) -> int | None:
+    """A whole number however it is written; None for what is none, or too large for any use."""
     if type(value) is int:
-        return value if abs(value) < 2**62 else 0
+        return value if abs(value) < 2**62 else None
     try:
         number = int(float(value))
     except (TypeError, ValueError, OverflowError):
-        return 0
-    return number if abs(number) < 2**62 else 0
+        return None
+    return number if abs(number) < 2**62 else None
 
 
-def _csv(path: Path, damage: list[Damage], counts: Counter[str]) -> Iterator[Submission]:
+def _csv(
+    path: Path, damage: list[Damage], counts: Counter[str], *, scored: bool
+) -> Iterator[Submission]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(_text_lines(path, damage))
+    # strict: a quote that is never closed would take the rest of the file for one field.
+    reader = csv.DictReader(_text_lines(path, damage), strict=True)
+    line = 0
     try:
-        if "url" not in (reader.fieldnames or ()):
-            raise UserError(f"{path} has no column 'url' in its first line; add a header")
+        for name in ("url", "score") if scored else ("url",):
+            if name not in (reader.fieldnames or ()):
+                raise UserError(f"{path} has no column {name!r} in its first line; add a header")
         for record in reader:
+            line = reader.line_num
             if record.get("url") is None:
                 counts["bad rows"] += 1
                 continue
-            yield _submission(_Row(**{f: record.get(f) for f in _Row.__struct_fields__}))
+            yield _submission(_Row(**{f: record.get(f) for f in _Row.__struct_fields__}), counts)
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; mend the line") from None
+        detail = f"from line {line + 1} on: {error}"
+        damage.append(Damage(str(path), "corrupt", path.stat().st_size, detail))
 
 
 def _plain(path: Path, damage: list[Damage]) -> Iterator[Submission]:
