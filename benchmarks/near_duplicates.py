@@ -91,7 +91,7 @@ def ours(source: Path, folder: Path, threshold: float) -> None:
     """From JSON Lines to JSON Lines without near-duplicates, by the stages of `corpus build`."""
     recipe = Recipe(
         source=Source("documents", (str(source),)),
-        dedup=Dedup(threshold=threshold, bands=20, rows=4),
+        dedup=Dedup(threshold=threshold, bands=17, rows=4),
         run=Run(workers=1),
     )
     (folder / "read").mkdir()
@@ -186,7 +186,7 @@ def quality(texts: list[str]) -> dict:
     exact = true_pairs(texts, 0.5)
     for name, rules in {
         "35 x 3, J >= 0.5": Dedup(threshold=0.5),
-        "20 x 4, J >= 0.7": Dedup(threshold=0.7, bands=20, rows=4),
+        "17 x 4, J >= 0.7": Dedup(threshold=0.7, bands=17, rows=4),
         "14 x 8, unverified (FineWeb)": Dedup(threshold=0.7, bands=14, rows=8, verify=False),
     }.items():
         true = {pair for pair, s in exact.items() if s >= rules.threshold}

@@ -224,6 +224,23 @@ def test_pages_out_of_common_crawl(web, common_crawl, tmp_path, small_tokenizer)
     assert record.headers["warc-record-id"] == "<urn:uuid:2aabeff2-67f5-4608-8466-e87c6296e2b6>"
 
 
+def test_a_record_that_comes_short_is_not_taken(web, common_crawl, tmp_path):
+    server, _ = common_crawl
+    name = next(path for _, path in web.pages if path.endswith("whirlwind.warc.gz"))
+    web.pages["127.0.0.2", name] = (206, {}, b"\x1f\x8b\x08 not as long as it should be")
+    (tmp_path / "urls.txt").write_text("https://an.wikipedia.org/wiki/Escopete\n")
+    recipe = Recipe(
+        source=Source("urls", (str(tmp_path / "urls.txt"),)),
+        links=Links(block="none"),
+        crawl=Crawl(
+            via="commoncrawl", index=server, data=server, delay=0.01, backoff=0.05,
+            crawls=("CC-MAIN-2024-22",),
+        ),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"no page could be fetched \(not in the archive 1\)"):
+        pipeline.build(recipe, tmp_path / "out", until="crawl")
+
+
 def test_an_index_that_does_not_answer_is_said(web, tmp_path, small_tokenizer):
     (tmp_path / "urls.txt").write_text("http://a.test/\n")
     small_tokenizer.save(tmp_path / "tokenizer")

@@ -4,7 +4,7 @@ A row's key is a hash of its text with case and white space out of account. Rows
 and sorted by it, so texts that differ in nothing else meet, and no order of arrival survives.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,13 +127,12 @@ class FileWriter:
         self._held = self._files = self._chars = 0
         self.bytes = 0
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Add documents."""
-        for row in rows:
-            self._rows.append(row)
-            self._chars += len(row.text)
-            if len(self._rows) >= BATCH or self._chars >= FILE_BYTES:
-                self._pack()
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add documents, a few MB of them at most."""
+        self._rows.extend(rows)
+        self._chars += sum([len(row.text) for row in rows])
+        if len(self._rows) >= BATCH or self._chars >= FILE_BYTES:
+            self._pack()
 
     def _pack(self) -> None:
         columns = zip(*self._rows, strict=True)
