@@ -4,12 +4,15 @@ import html
 from collections.abc import Mapping
 
 
-def bars(values: Mapping[str, float], *, form: str = ",.0f", first: bool = False) -> str:
+def bars(
+    values: Mapping[str, float], *, form: str = ",.0f", first: bool = False, alone: bool = False
+) -> str:
     """Horizontal bars with their values; first: emphasise the first one.
 
-    Colours are the page's variables --blue, --grey and --soft, with defaults for an SVG file that
-    stands alone.
+    alone: for a file of its own and not a part of a page. Colours are the page's variables --blue,
+    --grey and --soft, with defaults for such a file.
     """
+    space = 'xmlns="http://www.w3.org/2000/svg" ' if alone else ""
     top = max(values.values(), default=0.0) or 1.0
     rows = []
     for i, (name, value) in enumerate(values.items()):
@@ -22,7 +25,7 @@ def bars(values: Mapping[str, float], *, form: str = ",.0f", first: bool = False
             f'<text x="{140 + width:.1f}" y="{y + 15}">{value:{form}}</text>'
         )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 {30 * len(values) + 12}" '
+        f'<svg {space}viewBox="0 0 600 {30 * len(values) + 12}" '
         'role="img"><style>text { fill: var(--soft, #667788); font: 12px system-ui, sans-serif }'
         f"</style>{''.join(rows)}</svg>"
     )

@@ -14,16 +14,7 @@ from gpt2lab.corpus.links import SCHEMA
 from gpt2lab.corpus.recipe import Crawl
 from gpt2lab.corpus.warc import http_message, read_records
 from gpt2lab.errors import UserError
-from web import ADDRESS, NETWORKS, TRAP, Web, article
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    web = Web(tmp_path)
-    for name, value in web.environment.items():
-        monkeypatch.setenv(name, value)
-    yield web
-    web.close()
+from web import ADDRESS, NETWORKS, TRAP, article
 
 
 def links(folder, *addresses):

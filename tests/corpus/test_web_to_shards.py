@@ -14,16 +14,7 @@ from gpt2lab.corpus.warc import read_records
 from gpt2lab.errors import UserError
 from kills import build_killed, digest
 from small_web import dump, serve
-from web import NETWORKS, Web, article
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    web = Web(tmp_path)
-    for name, value in web.environment.items():
-        monkeypatch.setenv(name, value)
-    yield web
-    web.close()
+from web import NETWORKS, article
 
 
 def test_real_pages_through_a_web_with_all_its_faults(web, data, tmp_path, gpt2):

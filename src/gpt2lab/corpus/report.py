@@ -57,7 +57,7 @@ def write_reports(folder: Path, state: "Build", splits: dict[str, Any]) -> None:
     write_json(folder / FACTS, facts)
     (folder / "charts").mkdir()
     for name, values in _charts(facts).items():
-        (folder / "charts" / f"{name}.svg").write_text(bars(values), "utf-8")
+        (folder / "charts" / f"{name}.svg").write_text(bars(values, alone=True), "utf-8")
     (folder / CARD).write_text(_card(facts), "utf-8")
     recipe = (folder / RECIPE).read_text("utf-8")
     (folder / PAGE).write_text(_page(facts, _samples(state), recipe), "utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from gpt2lab.charts import bars
 from gpt2lab.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def write_report(result: "Result", path: Path) -> None:
             f"{result.metrics[-1]['seconds']:.0f} seconds. It needs {bits.value:.3f} bits per "
             f"byte of text it has never seen (95 % interval {bits.low:.3f} to {bits.high:.3f})."
         ),
-        bars=_bars(mentioned),
+        bars=bars(mentioned, form=".3f", first=True),
         bars_note=html.escape(
             f"{bits.n:,} documents of the {result.text.name}, digest {bits.data[:12]}; documents "
             "that repeat training text are left out. The 5-gram models (interpolated Kneser-Ney) "
@@ -91,22 +92,6 @@ def _share(result: "Result") -> float:
     """Tokens seen as a share of the training text."""
     size = result.metadata.get("train_tokens") or 1
     return float(min(1.0, result.metadata["tokens"] / size))
-
-
-def _bars(values: dict[str, float]) -> str:
-    """Horizontal bars, the first one emphasised."""
-    top = max(values.values())
-    rows = []
-    for i, (name, value) in enumerate(values.items()):
-        y = 8 + 30 * i
-        width = 400 * value / top
-        colour = "var(--blue)" if i == 0 else "var(--grey)"
-        rows.append(
-            f'<text x="126" y="{y + 15}" text-anchor="end">{html.escape(name)}</text>'
-            f'<rect x="134" y="{y}" width="{width:.1f}" height="20" rx="3" fill="{colour}"/>'
-            f'<text x="{140 + width:.1f}" y="{y + 15}">{value:.3f}</text>'
-        )
-    return f'<svg viewBox="0 0 600 {30 * len(values) + 12}" role="img">{"".join(rows)}</svg>'
 
 
 def _curve(metrics: list[dict[str, Any]]) -> str:
