@@ -1,7 +1,27 @@
-"""Charts as SVG text: enough for reports that open offline, no plotting library needed."""
+"""What reports share: the style of the page, and charts as SVG text. They open offline."""
 
 import html
 from collections.abc import Mapping
+
+# Light and dark; --blue, --grey and --soft are what charts are drawn in.
+STYLE = """
+:root { --ink:#1c1e21; --soft:#667; --line:#dde; --paper:#fff; --blue:#2f6fde; --grey:#b4bccb }
+@media (prefers-color-scheme: dark) {
+  :root { --ink:#e8e8ec; --soft:#9aa; --line:#334; --paper:#15171b; --blue:#6aa2ff; --grey:#556 } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2.2rem }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
+p.note, figcaption, th { color: var(--soft); font-size: .9rem; font-weight: normal }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .6rem
+       .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+figure { margin: 0 } svg { width: 100%; height: auto; display: block }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
+summary { cursor: pointer; padding: .25rem 0 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: color-mix(in srgb, var(--grey)
+      15%, transparent); padding: .8rem 1rem; border-radius: .4rem; font-size: .85rem }
+"""
 
 
 def bars(

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_page_that_hangs_or_crashes_is_named_and_costs_only_itself(tmp_path, m
 def test_the_process_is_renewed_now_and_then(monkeypatch):
     monkeypatch.setattr(extract, "PAGES_PER_PROCESS", 2)
     children = set()
-    with Extractor(Extract()) as extractor:
+    with closing(Extractor(Extract())) as extractor:
         for i in range(5):
             assert "topic" in extractor.extract(article(f"topic {i}").encode()).text
             children.add(extractor._child.pid)
@@ -185,6 +186,6 @@ def test_the_65_readability_pages_all_give_text(data):
 @pytest.mark.parametrize("profile", ["default", "fast"])
 def test_a_page_nested_a_hundred_thousand_deep_costs_only_itself(profile):
     deep = "<div>" * 100_000 + "<p>the end of it" + "</div>" * 100_000
-    with Extractor(Extract(profile=profile, seconds=5.0)) as extractor:
+    with closing(Extractor(Extract(profile=profile, seconds=5.0))) as extractor:
         extractor.extract(deep.encode())
         assert "rivers" in extractor.extract(article("rivers").encode()).text

@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -120,17 +119,6 @@ class Extractor:
                         pipe.close()
             self._child = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def read(out: Path, *, file: str, rules: Extract, block: str) -> dict[str, Any]:
     """One WARC file to files of documents in `out`.
@@ -141,7 +129,7 @@ def read(out: Path, *, file: str, rules: Extract, block: str) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     writer = FileWriter(out)
     with (
-        Extractor(rules) as extractor,
+        contextlib.closing(Extractor(rules)) as extractor,
         (out / QUARANTINE).open("w", encoding="utf-8") as quarantine,
     ):
         for record, message in _pages(Path(file), damage, counts):

@@ -84,7 +84,8 @@ def tokenise(
             pieces = cutter.pieces(row["text"]) if cutter else [row["text"]]
             if pieces != [row["text"]]:
                 drops.drop("benchmark text cut", row["text"], row["url"])
-            split = "val" if held_out(cluster, rules.held_out) else "train"
+            word = np.frombuffer(cluster, ">u8").astype(np.uint64)[1]
+            split = "val" if held_out(word, rules.held_out) else "train"
             rows[split] += [row | {"text": p, "cluster": cluster.hex()} for p in pieces]
         for split, chosen in rows.items():
             if not chosen:
@@ -104,9 +105,9 @@ def tokenise(
     return {"counts": {**counts, **drops.counts}}
 
 
-def held_out(key: bytes, fraction: float) -> bool:
-    """Whether the cluster with this key is in the validation split."""
-    return int.from_bytes(key[8:16], "big") < fraction * 2.0**64
+def held_out(words: Any, fraction: float) -> Any:
+    """Whether clusters are in the validation split, by the second word of their keys."""
+    return words < fraction * 2.0**64
 
 
 def require_splits(files: list[str], clusters: Path, recipe: Recipe) -> None:
@@ -115,7 +116,7 @@ def require_splits(files: list[str], clusters: Path, recipe: Recipe) -> None:
     keys = key_words(documents.read_column(files, "key"))[:, 1]
     if recipe.dedup.near != "mark":
         leaders = np.unique(leaders)
-    chosen = keys[leaders] < recipe.shard.held_out * 2.0**64
+    chosen = held_out(keys[leaders], recipe.shard.held_out)
     if chosen.all() or (recipe.shard.held_out > 0 and not chosen.any()):
         empty = "train" if chosen.all() else "val"
         raise UserError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from gpt2lab.charts import bars
+from gpt2lab.charts import STYLE, bars
 from gpt2lab.corpus import domains, links
 from gpt2lab.corpus.clean import DROPPED, Drops
 from gpt2lab.corpus.inputs import json_lines
@@ -260,21 +260,7 @@ _HTML = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>gpt2lab corpus</title>
-<style>
-:root { --ink:#1c1e21; --soft:#667; --line:#dde; --paper:#fff; --blue:#2f6fde; --grey:#b4bccb }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#e8e8ec; --soft:#9aa; --line:#334; --paper:#15171b; --blue:#6aa2ff; --grey:#556 } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2.2rem }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem } p.note { color: var(--soft); font-size: .9rem }
-svg { width: 100%; height: auto; display: block }
-table { border-collapse: collapse; width: 100% } td { padding: .2rem .6rem .2rem 0;
-       border-bottom: 1px solid var(--line); vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-summary { cursor: pointer; padding: .25rem 0 } pre { white-space: pre-wrap; overflow-wrap: anywhere;
-       background: color-mix(in srgb, var(--grey) 15%, transparent); padding: .7rem .9rem;
-       border-radius: .4rem; font-size: .85rem; max-height: 20rem; overflow-y: auto }
+<style>${style}details pre { max-height: 20rem; overflow-y: auto }
 </style></head><body>
 <h1>Corpus</h1>
 <p>$summary</p>
@@ -306,6 +292,7 @@ def _page(facts: dict[str, Any], samples: list[dict[str, str]], recipe: str) -> 
     dropped = "".join(_examples(reason, records) for reason, records in groups.items())
     most = max(map(len, groups.values()), default=0)
     return _HTML.substitute(
+        style=STYLE,
         summary=html.escape(
             f"{train['documents']:,} documents, {train['tokens']:,} tokens, from "
             f"{_SOURCES[facts['source']]}."

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from gpt2lab.charts import bars
+from gpt2lab.charts import STYLE, bars
 from gpt2lab.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -16,22 +16,7 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>gpt2lab quickstart</title>
-<style>
-:root { --ink:#1c1e21; --soft:#667; --line:#dde; --paper:#fff; --blue:#2f6fde; --grey:#b4bccb }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#e8e8ec; --soft:#9aa; --line:#334; --paper:#15171b; --blue:#6aa2ff; --grey:#556 } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2.2rem }
-p.note, figcaption, th { color: var(--soft); font-size: .9rem; font-weight: normal }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .6rem
-       .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-figure { margin: 0 } svg { width: 100%; height: auto; display: block }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: color-mix(in srgb, var(--grey)
-      15%, transparent); padding: .8rem 1rem; border-radius: .4rem; font-size: .85rem }
-</style></head><body>
+<style>${style}</style></head><body>
 <h1>A GPT-2 trained on this machine</h1>
 <p>$summary</p>
 <h2>Bits per byte on held-out text (less is better)</h2>
@@ -56,6 +41,7 @@ def write_report(result: "Result", path: Path) -> None:
     bits = result.model_bits
     mentioned = {"this model": bits.value, **result.baselines}
     page = _PAGE.substitute(
+        style=STYLE,
         summary=html.escape(
             f"{model.n_params:,} parameters, {result.metadata['tokens']:,} tokens seen in "
             f"{result.metrics[-1]['seconds']:.0f} seconds. It needs {bits.value:.3f} bits per "
