@@ -1,6 +1,7 @@
 """Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,9 +19,15 @@ SECONDS_BETWEEN_LINES = 10.0
 def console() -> Console:
     """The console for logs and progress: standard error, so that standard output stays data.
 
-    One for all, so that lines printed beside a live bar appear above it.
+    One for all, so that lines printed beside a live bar appear above it. Of the processes torchrun
+    starts, only the first speaks.
     """
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(
+        stderr=True,
+        highlight=False,
+        soft_wrap=not sys.stderr.isatty(),
+        quiet=os.environ.get("RANK", "0") != "0",
+    )
 
 
 class Bar:

@@ -12,7 +12,7 @@ def reference(x, weight, y, vocab):
 
 @pytest.mark.parametrize(("rows", "vocab"), [(40, 101), (7, 101), (1, 101), (40, 128)])
 def test_value_and_gradients_equal_the_plain_form(monkeypatch, rows, vocab):
-    monkeypatch.setitem(loss_module._CHUNK_ELEMENTS, "cpu", rows * vocab)
+    monkeypatch.setitem(loss_module.CHUNK_ELEMENTS, "cpu", rows * vocab)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 10, 16, generator=generator)
     weight = torch.randn(128, 16, generator=generator)
@@ -65,7 +65,7 @@ def test_sixteen_bit_products_stay_close(dtype):
 
 def test_logits_are_never_whole(monkeypatch):
     """The largest tensor made is the chunk, not tokens x vocabulary."""
-    monkeypatch.setitem(loss_module._CHUNK_ELEMENTS, "cpu", 64 * 1000)
+    monkeypatch.setitem(loss_module.CHUNK_ELEMENTS, "cpu", 64 * 1000)
     largest = 0
     empty = torch.empty
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
 import gpt2lab
@@ -25,46 +24,9 @@ from gpt2lab.training import run as runs
 from gpt2lab.training import state
 from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.loop import Callback, Diverged, Trainer
-from gpt2lab.training.recipe import Data, Every, Optimizer, Recipe, Train
-
-WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "by", "it", "while", "rain", "fell"]
-
-
-def sentence(i):
-    rng = random.Random(i)
-    return " ".join(rng.choice(WORDS) for _ in range(30)) + "."
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory, small_tokenizer) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    shard([Document(sentence(i)) for i in range(400)], small_tokenizer, folder, held_out=0.1)
-    return folder
-
-
-def recipe(shards, *, steps=12, optimizer=None, every=None, **train) -> Recipe:
-    settings = {"batch_tokens": 128, "micro_batch": 2, "dtype": "float32", "device": "cpu"}
-    return Recipe(
-        model=GPT2Config(
-            n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=300, dropout=0.1
-        ),
-        data=Data(path=str(shards)),
-        optimizer=optimizer or Optimizer(name="muon", learning_rate=3e-3, warmup=0.1),
-        train=Train(**{"steps": steps, "threads": 2, "peak_tflops": 0.1} | settings | train),
-        every=every or Every(evaluate=4, windows=8, save=3),
-    )
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def losses(run: Path) -> list[tuple[int, float, float]]:
-    return [(m["step"], m["loss"], m.get("validation_loss")) for m in read_metrics(run)]
+from gpt2lab.training.plan import plan
+from gpt2lab.training.recipe import Data, Every, Optimizer
+from small_runs import StopAt, losses, recipe, same, sentence, weights
 
 
 def test_a_run_learns_and_leaves_an_ordinary_checkpoint(tmp_path, shards):
@@ -86,17 +48,6 @@ def test_a_run_learns_and_leaves_an_ordinary_checkpoint(tmp_path, shards):
     names = [p.name for p in state.list_checkpoints(tmp_path / "run")]
     assert names[-1] == "step-0000060"
     assert len(names) <= 2
-
-
-class StopAt(Callback):
-    """Ends a run as a crash would: no checkpoint, no farewell."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def after_step(self, trainer, record):
-        if trainer.progress.step == self.step:
-            raise RuntimeError("crash")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -167,7 +118,7 @@ def test_text_is_sharded_under_the_run(tmp_path, small_tokenizer):
 
 
 def test_a_time_budget_ends_on_time(tmp_path, shards):
-    settings = recipe(shards)
+    settings = recipe(shards, every=Every(evaluate=0, save=0))
     settings = replace(settings, train=replace(settings.train, steps=None, minutes=0.05))
     began = time.monotonic()
     runs.start(settings, tmp_path / "run")
@@ -198,25 +149,28 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, shards):
 
 
 class Interrupt(Callback):
-    """Ctrl-C while step 5 is being computed."""
+    """A signal while step 5 is being computed."""
+
+    def __init__(self, number):
+        self.number = number
 
     def begin(self, trainer):
-        batch = trainer.windows.batch
+        loss = trainer.loss
 
-        def interrupted(starts):
+        def interrupted(x_BT, y_BT):
             if trainer.progress.step == 4:
-                trainer.windows.batch = batch
-                os.kill(os.getpid(), signal.SIGINT)
-            return batch(starts)
+                trainer.loss = loss
+                os.kill(os.getpid(), self.number)
+            return loss(x_BT, y_BT)
 
         if trainer.progress.step < 4:
-            trainer.windows.batch = interrupted
+            trainer.loss = interrupted
 
 
-def test_ctrl_c_saves_first(tmp_path, shards):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_first(tmp_path, shards, number):
     whole = runs.start(recipe(shards), tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        runs.start(recipe(shards), tmp_path / "run", callbacks=[Interrupt()])
+    assert runs.start(recipe(shards), tmp_path / "run", callbacks=[Interrupt(number)]) is None
     assert state.list_checkpoints(tmp_path / "run")[-1].name == "step-0000005"
     assert same(weights(whole), weights(runs.resume(tmp_path / "run")))
 
@@ -356,13 +310,13 @@ def test_killed_twenty_times(tmp_path, shards):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB that fills up at once."""
+    """A file system of 2 MB that fills up at once."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if (
         os.geteuid()
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True
         ).returncode
     ):
         pytest.skip("mounting a small tmpfs needs root")
@@ -414,7 +368,7 @@ def test_shards_that_changed_are_not_mixed_in(tmp_path, shards, small_tokenizer)
     run = crashed(tmp_path, copy)
     other = [Document(sentence(i)) for i in range(900, 1400)]
     shard(other, small_tokenizer, copy, held_out=0.1, overwrite=True)
-    with pytest.raises(UserError, match="has changed since .*corpus_digest differs"):
+    with pytest.raises(UserError, match="have changed since .*corpus_digest differs"):
         runs.resume(run)
 
 
@@ -454,22 +408,25 @@ def test_damaged_validation_shards_are_named(tmp_path, shards):
         runs.start(recipe(copy), tmp_path / "run")
 
 
-def test_a_damaged_state_is_named(tmp_path, shards):
+def test_a_damaged_state_is_named(tmp_path, shards, capsys):
     with pytest.raises(RuntimeError):
         runs.start(recipe(shards), tmp_path / "run", callbacks=[StopAt(5)])
-    file = state.list_checkpoints(tmp_path / "run")[-1] / "state" / "state.safetensors"
+    (file,) = (state.list_checkpoints(tmp_path / "run")[-1] / "state").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"state.safetensors cannot be resumed from"):
+    with pytest.raises(UserError, match="no checkpoint .* is sound; restore one"):
         runs.resume(tmp_path / "run")
+    assert f"{file} has changed since it was written" in capsys.readouterr().err
 
 
 def test_dry_run_figures(shards):
-    plan = runs.plan(recipe(shards))
+    found = plan(recipe(shards))
     assert (
-        plan["parameters"]
+        found["parameters"]
         == GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=300).n_params
     )
-    assert plan["total_tokens"] == 12 * 128
+    assert found["total_tokens"] == 12 * 128
+    assert found["epochs"] == round(12 * 128 / found["train_tokens"], 2)
+    assert found["seconds_estimate"] >= 0
 
 
 def test_the_model_folder_has_no_training_state(tmp_path, shards):

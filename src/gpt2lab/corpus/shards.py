@@ -2,12 +2,17 @@
 
 A shard is llm.c's `.bin`: 1,024 bytes of header (int32: magic 20240520, version 1, token count),
 then uint16 ids, every document preceded by `<|endoftext|>`. nanoGPT's headerless `.bin` can be
-read too. `index.json` beside them records the tokenizer's digest, counts and each file's SHA-256.
+read too. `index.json` beside them records the tokenizer's digest, counts, each file's SHA-256 and a
+CRC-32 per MiB of it, so that damage can be named by file and place.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 1024
 TOKENS_PER_SHARD = 100_000_000
+BLOCK_BYTES = 2**20
 INDEX = "index.json"
 
 Ids = npt.NDArray[np.uint16]
@@ -71,7 +77,12 @@ class ShardWriter:
         name = f"{self._split}_{len(self._files):06d}.bin"
         (self._folder / name).write_bytes(data)
         self._files.append(
-            {"name": name, "tokens": len(body), "sha256": hashlib.sha256(data).hexdigest()}
+            {
+                "name": name,
+                "tokens": len(body),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "crc32": _block_sums(data),
+            }
         )
 
     def close(self) -> dict[str, Any]:
@@ -96,28 +107,36 @@ class Tokens:
     parts: tuple[Ids, ...]
     digest: str
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each part ends in the whole."""
+        return list(accumulate(map(len, self.parts)))
+
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return self._ends[-1] if self.parts else 0
 
     def slice(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """`count` ids from position `start`, across shard borders."""
         out = np.empty(count, dtype=np.int64)
         filled = 0
-        for part in self.parts:
-            if start < len(part) and filled < count:
-                piece = part[start : start + count - filled]
-                out[filled : filled + len(piece)] = piece
-                filled += len(piece)
-                start = 0
-            else:
-                start -= len(part) if filled == 0 else 0
-        if filled < count:
-            raise IndexError(f"tokens end {count - filled} short of the slice")
+        number = bisect_right(self._ends, start)
+        while filled < count:
+            if number == len(self.parts):
+                raise IndexError(f"tokens end {count - filled} short of the slice")
+            part = self.parts[number]
+            first = start + filled - (self._ends[number] - len(part))
+            piece = part[first : first + count - filled]
+            out[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            number += 1
         return out
 
 
-def open_shard(path: Path) -> Ids:
-    """Map one `.bin` into memory; UserError if it is neither llm.c's form nor plain uint16."""
+def open_shard(path: Path, *, headerless: bool = True) -> Ids:
+    """Map one `.bin` into memory; UserError if it is not in llm.c's form.
+
+    headerless: plain uint16 will do, too.
+    """
     try:
         size = path.stat().st_size
         head = np.fromfile(path, "<i4", 3) if size >= HEADER_BYTES else np.empty(0, "<i4")
@@ -131,6 +150,11 @@ def open_shard(path: Path) -> Ids:
                     "truncated or damaged, make it again"
                 )
             offset = HEADER_BYTES
+        elif not headerless:
+            raise UserError(
+                f"{path} does not begin with a shard's magic number (at byte 0); it is damaged or "
+                "something else, make it again"
+            )
         elif size % 2:
             raise UserError(f"{path} has an odd number of bytes; it is no shard of uint16 ids")
         else:
@@ -177,7 +201,7 @@ def open_split(folder: Path, split: str) -> Tokens:
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{folder / INDEX} names {name!r}, which lies outside it; refused")
-    parts = tuple(open_shard(folder / name) for name in names)
+    parts = tuple(open_shard(folder / name, headerless=index is None) for name in names)
     return Tokens(parts, hashlib.sha256(digest.encode()).hexdigest())
 
 
@@ -187,6 +211,62 @@ def tokenizer_digest(folder: Path) -> str | None:
     return index["tokenizer"] if index else None
 
 
-def largest(parts: Iterable[Ids]) -> int:
-    """The largest id in the given shards, -1 if there is none."""
-    return max((int(part.max()) for part in parts if len(part)), default=-1)
+def verify(
+    folder: Path,
+    splits: Iterable[str],
+    *,
+    part: int = 0,
+    parts: int = 1,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> int:
+    """Read the shards of these splits and compare them with their digests; return the largest id.
+
+    part, parts: only every `parts`-th file from `part` on, so that processes can share the work.
+    on_progress: is told the share done so far.
+    Raises UserError naming the file and, where the index says enough, the bytes that changed. Files
+    without an index are only searched for their largest id, -1 if there is none.
+    """
+    index = _index(folder)
+    files: list[tuple[Path, dict[str, Any]]] = []
+    for split in splits:
+        entries = index.get(split, {}).get("files", []) if index else []
+        known = {str(entry["name"]): entry for entry in entries}
+        names = known or {f.name: {} for f in sorted(folder.glob(f"{split}*.bin"))}
+        files += [(folder / name, entry) for name, entry in names.items()]
+    files = files[part::parts]
+    top = -1
+    for number, (path, entry) in enumerate(files):
+        ids = open_shard(path, headerless=index is None)
+        if "tokens" in entry and len(ids) != entry["tokens"]:
+            raise UserError(
+                f"{path} holds {len(ids)} tokens, its index says {entry['tokens']}: it ends at "
+                f"byte {path.stat().st_size}; make the shards again"
+            )
+        if "sha256" in entry:
+            _require_digest(path, entry)
+        top = max(top, int(ids.max()) if len(ids) else -1)
+        on_progress((number + 1) / len(files))
+    return top
+
+
+def _require_digest(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
+            return
+        file.seek(0)
+        sums = _block_sums(file.read())
+    where = ""
+    recorded = entry.get("crc32")
+    if isinstance(recorded, list):
+        changed = [
+            i for i, pair in enumerate(zip(sums, recorded, strict=False)) if len({*pair}) > 1
+        ]
+        if changed:
+            first = changed[0] * BLOCK_BYTES
+            where = f", between bytes {first} and {first + BLOCK_BYTES - 1}"
+    raise UserError(f"{path} has changed since it was written{where}; copy or make it again")
+
+
+def _block_sums(data: bytes) -> list[int]:
+    """CRC-32 of each MiB."""
+    return [zlib.crc32(data[i : i + BLOCK_BYTES]) for i in range(0, len(data), BLOCK_BYTES)]

@@ -40,7 +40,8 @@ def _eager_inference(x: Tensor) -> bool:
 
 
 def _is_plain(t: Tensor) -> bool:
-    return t.dtype is torch.float32 and t.device.type == "cpu"
+    """A float32 CPU tensor, and not a subclass that stands for one spread over processes."""
+    return t.dtype is torch.float32 and t.device.type == "cpu" and type(t) in (Tensor, nn.Parameter)
 
 
 class Linear(nn.Linear):

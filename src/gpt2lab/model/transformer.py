@@ -34,15 +34,15 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, mask_BHTS: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        B, T, D = x_BTD.shape
-        q, k, v = self.c_attn(x_BTD).split(D, dim=-1)
+        B, T, _ = x_BTD.shape
         q_BHTK, k_BHSK, v_BHSK = (
-            t.view(B, T, self.n_head, D // self.n_head).transpose(1, 2) for t in (q, k, v)
+            t.view(B, T, self.n_head, -1).transpose(1, 2)
+            for t in self.c_attn(x_BTD).chunk(3, dim=-1)
         )
         if cache is not None:
             k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
         y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, mask_BHTS, self.dropout if self.training else 0.0)
-        return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
+        return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, -1))
 
 
 class MLP(nn.Module):

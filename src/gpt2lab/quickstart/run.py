@@ -137,6 +137,8 @@ def quickstart(
         seconds=SECONDS_BETWEEN_SAMPLES,
     )
     model_folder = runs.start(recipe, out, overwrite=True, callbacks=[sample])
+    if model_folder is None:
+        raise KeyboardInterrupt
     lap("training")
     made = checkpoint.load(model_folder)
     with step("measuring on held-out text") as bar:

@@ -2,15 +2,23 @@
 
 import json
 import math
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from gpt2lab.doctor import Peak
 from gpt2lab.errors import UserError
+from gpt2lab.model.transformer import GPT2
 from gpt2lab.progress import Bar
 from gpt2lab.storage import atomic_file, writing_failed
 from gpt2lab.training.loop import Callback, Trainer
+
+PROFILE_AFTER = 2
+"""Steps before a trace begins; the first ones allocate and compile."""
 
 
 class Evaluate(Callback):
@@ -35,13 +43,16 @@ class Save(Callback):
 
 
 class Metrics(Callback):
-    """Append a line per logged step to metrics.jsonl, with model FLOPs utilisation."""
+    """Append a line per logged step to metrics.jsonl, with model FLOPs utilisation and memory."""
 
     def __init__(self, peak: Peak) -> None:
         self._peak = peak
         self._file: IO[str] | None = None
 
     def begin(self, trainer: Trainer) -> None:
+        self.finish(trainer)
+        if not trainer.world.main:
+            return
         path = trainer.run / "metrics.jsonl"
         _truncate(path, trainer.progress.step)
         try:
@@ -52,10 +63,12 @@ class Metrics(Callback):
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         recipe = trainer.recipe
         flops = recipe.model.flops_per_token(recipe.context)
-        record["mfu"] = round(record["tokens_per_s"] * flops / (self._peak.tflops * 1e12), 4)
-        last = trainer.fraction >= 1
-        if record["step"] % recipe.every.log == 0 or "validation_loss" in record or last:
-            assert self._file is not None
+        peak = self._peak.tflops * 1e12 * trainer.world.size
+        record["mfu"] = round(record["tokens_per_s"] * flops / peak, 4)
+        record["peak_memory_mib"] = round(peak_memory(trainer.device) / 2**20)
+        worth = {"validation_loss", "spike"} & record.keys()
+        due = record["step"] % recipe.every.log == 0 or worth or trainer.fraction >= 1
+        if due and self._file is not None:
             try:
                 self._file.write(json.dumps(record) + "\n")
                 self._file.flush()
@@ -65,6 +78,15 @@ class Metrics(Callback):
     def finish(self, trainer: Trainer) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held at one time so far: on the GPU, or by this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kib = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -98,9 +120,12 @@ class Screen(Callback):
         self._loss: float | None = None
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        self._loss = (
-            record["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * record["loss"]
-        )
+        if not trainer.world.main:
+            return
+        now = record["loss"]
+        if self._loss is None or now is None:
+            self._loss = now or math.nan
+        self._loss = self._loss if now is None else 0.95 * self._loss + 0.05 * now
         done = trainer.fraction
         left = trainer.progress.seconds * (1 - done) / max(done, 1e-9)
         self._bar.update(
@@ -113,6 +138,40 @@ class Screen(Callback):
             self._bar.print(
                 f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
             )
+        if record.get("skipped"):
+            self._bar.print(f"step {record['step']:,}: a spike in the loss; its batch is left out")
+
+
+class Profile(Callback):
+    """Record what a few steps spend their time on, as a trace in `profile/`, one per process."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._left = 0
+        self._profiler: torch.profiler.profile | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        self._left = self._steps + PROFILE_AFTER
+
+    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        self._left -= 1
+        if self._left == self._steps:
+            self._profiler = torch.profiler.profile(record_shapes=True, profile_memory=True)
+            self._profiler.start()
+        elif self._left == 0:
+            self.finish(trainer)
+
+    def finish(self, trainer: Trainer) -> None:
+        if self._profiler is None:
+            return
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        path = trainer.run / "profile" / f"rank-{trainer.world.rank}.json.gz"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(path))
+        except OSError as error:
+            raise writing_failed(path, error) from error
 
 
 class Sample(Callback):
@@ -120,7 +179,7 @@ class Sample(Callback):
 
     def __init__(
         self,
-        write: Callable[[Trainer], str],
+        write: Callable[[GPT2, Trainer], str],
         show: Callable[[str], None],
         *,
         steps: int = 0,
@@ -134,9 +193,11 @@ class Sample(Callback):
         due = self._steps and trainer.progress.step % self._steps == 0
         if due or trainer.progress.seconds >= self._next:
             self._next = trainer.progress.seconds + self._seconds
-            trainer.model.eval()
-            self._show(self._write(trainer))
-            trainer.model.train()
+            model = trainer.whole_model()
+            if model is not None:
+                was_training = model.training
+                self._show(self._write(model.eval(), trainer))
+                model.train(was_training)
 
 
 def clock(seconds: float) -> str:

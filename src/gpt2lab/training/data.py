@@ -1,10 +1,11 @@
-"""Tokens to batches, in an order that is a function of seed and step alone.
+"""Tokens to batches, in an order that is a function of seed and sample number alone.
 
-Because the order needs no state, resuming needs only the step, and any number of processes can
-each take their part of the same global batch.
+Because the order needs no state, resuming needs only the number of samples seen, and any number of
+processes can each take their part of the same global batch.
 """
 
-import functools
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,21 @@ from torch import Tensor
 
 from gpt2lab.corpus.shards import Tokens
 from gpt2lab.errors import UserError
+from gpt2lab.training.permutation import permuted
+
+Places = npt.NDArray[np.int64]
 
 
 class Windows:
-    """Training sequences of `context` tokens: every epoch a new shift and a new permutation."""
+    """Training sequences of `context` tokens from one source.
 
-    def __init__(self, tokens: Tokens, context: int, seed: int) -> None:
+    Every epoch, each token is seen once, cut by a new shift and in a new order.
+    """
+
+    def __init__(self, tokens: Tokens, context: int, key: tuple[int, ...]) -> None:
         self._tokens = tokens
         self.context = context
-        self._seed = seed
+        self._key = key
         # The last `context` tokens are left as room to shift, plus one for the last target.
         self.per_epoch = (len(tokens) - 1) // context - 1
         if self.per_epoch < 1:
@@ -30,29 +37,110 @@ class Windows:
                 f"{2 * context + 1}: give more text or lower train.context"
             )
 
-    def starts(self, step: int, batch: int) -> list[int]:
-        """Where in the token sequence each sequence of a step's batch begins."""
-        return [self._start(step * batch + i) for i in range(batch)]
+    def starts(self, samples: Places) -> Places:
+        """Where in the token sequence each of the numbered samples begins."""
+        epochs, places = np.divmod(samples, self.per_epoch)
+        starts = np.empty_like(samples)
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            key = (*self._key, int(epoch))
+            shift = int(np.random.default_rng(key).integers(self.context))
+            starts[now] = shift + self.context * permuted(places[now], self.per_epoch, key)
+        return starts
 
-    def batch(self, starts: list[int]) -> tuple[Tensor, Tensor]:
-        """Inputs and next-token targets [B, T] for sequences that begin at `starts`."""
-        rows = np.stack([self._tokens.slice(start, self.context + 1) for start in starts])
+    def rows(self, samples: Places) -> npt.NDArray[np.int64]:
+        """Ids [N, context + 1] of the numbered samples: inputs, and one more for the targets."""
+        return np.stack(
+            [self._tokens.slice(int(start), self.context + 1) for start in self.starts(samples)]
+        )
+
+
+class Mixture:
+    """Several sources, each giving its share of the samples, as evenly as whole numbers go."""
+
+    def __init__(self, sources: Sequence[Windows], weights: Sequence[float]) -> None:
+        self.sources = list(sources)
+        # The share of each source among itself and those after it.
+        left = np.cumsum(np.array(weights, dtype=np.float64)[::-1])[::-1]
+        self._shares = [float(w / rest) for w, rest in zip(weights, left, strict=True)]
+
+    def place(self, samples: Places) -> list[Places]:
+        """For each source, which of its own samples the numbered ones are; -1 for the others'.
+
+        The first source takes sample i when floor((i + 1) w) exceeds floor(i w); what it leaves is
+        numbered anew for the next. So each source's samples are numbered without gaps, and any
+        sample's number is known without those before it.
+        """
+        found = []
+        rest = samples.copy()
+        last = len(self._shares) - 1
+        for number, share in enumerate(self._shares):
+            before = rest if number == last else np.floor(rest * share).astype(np.int64)
+            taken = rest >= 0
+            if number != last:
+                taken &= np.floor((rest + 1) * share).astype(np.int64) > before
+            found.append(np.where(taken, before, -1))
+            rest = np.where(taken | (rest < 0), -1, rest - before)
+        return found
+
+    def batch(self, samples: Places) -> tuple[Tensor, Tensor]:
+        """Inputs and next-token targets [B, T] of the numbered samples."""
+        rows: npt.NDArray[np.int64] | None = None
+        for source, own in zip(self.sources, self.place(samples), strict=True):
+            mine = own >= 0
+            if mine.any():
+                some = source.rows(own[mine])
+                rows = np.empty((len(samples), some.shape[1]), np.int64) if rows is None else rows
+                rows[mine] = some
         ids = torch.from_numpy(rows)
         return ids[:, :-1], ids[:, 1:]
 
-    def _start(self, sample: int) -> int:
-        epoch, place = divmod(sample, self.per_epoch)
-        shift, order = self._epoch(epoch)
-        return shift + int(order[place]) * self.context
+    def where(self, samples: Places) -> str:
+        """The numbered samples in words, for messages: source and first token of each."""
+        named = [
+            f"{number}:{start}" if len(self.sources) > 1 else f"{start}"
+            for number, (source, own) in enumerate(
+                zip(self.sources, self.place(samples), strict=True)
+            )
+            for start in source.starts(own[own >= 0])
+        ]
+        return ", ".join(named[:8]) + (", ..." if len(named) > 8 else "")
 
-    def _epoch(self, epoch: int) -> tuple[int, npt.NDArray[np.int64]]:
-        return _shuffled(self._seed, epoch, self.per_epoch, self.context)
+    def epochs(self, samples: int) -> list[float]:
+        """How often each source has been seen after so many samples."""
+        if samples == 0:
+            return [0.0] * len(self.sources)
+        rest, epochs = samples, []
+        for share, source in zip(self._shares, self.sources, strict=True):
+            taken = int(np.floor(rest * share))
+            epochs.append(taken / source.per_epoch)
+            rest -= taken
+        return epochs
 
 
-@functools.lru_cache(maxsize=2)
-def _shuffled(seed: int, epoch: int, n: int, context: int) -> tuple[int, npt.NDArray[np.int64]]:
-    rng = np.random.default_rng([seed, epoch])
-    return int(rng.integers(context)), rng.permutation(n)
+class Prefetch:
+    """Reads the batch after the one asked for in a thread, while that one is computed with."""
+
+    def __init__(self, mixture: Mixture, *, pin: bool) -> None:
+        self._mixture, self._pin = mixture, pin
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._next: tuple[bytes, Future[tuple[Tensor, Tensor]]] | None = None
+
+    def batch(self, samples: Places, after: Places | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets [B, T] of `samples`; begins to read `after`, for the next call."""
+        name = samples.tobytes()
+        if self._next is not None and self._next[0] == name:
+            found = self._next[1].result()
+        else:
+            found = self._read(samples)
+        self._next = None
+        if after is not None:
+            self._next = after.tobytes(), self._pool.submit(self._read, after)
+        return found
+
+    def _read(self, samples: Places) -> tuple[Tensor, Tensor]:
+        x_BT, y_BT = self._mixture.batch(samples)
+        return (x_BT.pin_memory(), y_BT.pin_memory()) if self._pin else (x_BT, y_BT)
 
 
 def validation_windows(tokens: Tokens, context: int, count: int) -> tuple[Tensor, Tensor]:

@@ -1,38 +1,52 @@
-"""The training loop: one process, any device, exact resume."""
+"""The training loop: any number of processes, any device, exact resume."""
 
 import contextlib
+import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from gpt2lab.corpus.shards import Tokens
-from gpt2lab.doctor import DTYPES, default_device, fastest_dtype, keep_freed_memory
+from gpt2lab.doctor import DTYPES, keep_freed_memory
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
 from gpt2lab.model.transformer import GPT2
+from gpt2lab.storage import writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training import state
-from gpt2lab.training.data import Windows, validation_windows
-from gpt2lab.training.loss import linear_cross_entropy
+from gpt2lab.training import parallel, state
+from gpt2lab.training.data import Mixture, Places, Prefetch, validation_windows
+from gpt2lab.training.loss import NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
+from gpt2lab.training.parallel import World, local
 from gpt2lab.training.recipe import Recipe
+from gpt2lab.training.signals import delayed_signals
+from gpt2lab.training.spikes import WINDOW, deviations
+from gpt2lab.training.watchdog import Watchdog
+
+MOST_SPIKES = 10
+"""Spikes in a row that are skipped before a run is given up."""
+CALM_STEPS = 2000
+"""Steps without overflow after which float16's loss scale is doubled."""
 
 
 class Diverged(UserError):
-    """Loss or gradient stopped being finite."""
+    """Loss or gradient stopped being finite, or spikes do not end."""
 
 
 class Callback:
-    """What may happen beside training; the loop itself has no branches for it."""
+    """What may happen beside training; the loop itself has no branches for it.
+
+    All processes call all callbacks, for validation and saving take all of them; those that show
+    or write something act on the main process only.
+    """
 
     def begin(self, trainer: "Trainer") -> None:
         """Before the first step, also after a resume."""
@@ -44,43 +58,13 @@ class Callback:
         """After the last step, or when the run is interrupted."""
 
 
-def settle(recipe: Recipe) -> Recipe:
-    """The recipe with everything that depends on this machine decided, so that a resume agrees."""
-    name = recipe.train.device or default_device().type
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"train.device {name!r} cannot be used here: {reason}") from None
-    dtype = recipe.train.dtype
-    if dtype == "auto":
-        dtype = fastest_dtype(device)  # type: ignore[assignment]
-    threads = recipe.train.threads or torch.get_num_threads()
-    train = replace(recipe.train, device=str(device), dtype=dtype, threads=threads)
-    where = str(Path(recipe.data.path).absolute()) if recipe.data.path else ""
-    return replace(recipe, train=train, data=replace(recipe.data, path=where))
+@dataclass(frozen=True)
+class Data:
+    """What a run reads."""
 
-
-@contextlib.contextmanager
-def _delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first ctrl-C into a flag, so that it cannot fall into the middle of an update."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
-            raise KeyboardInterrupt
-        seen = True
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: seen
-    finally:
-        signal.signal(signal.SIGINT, before)
+    mixture: Mixture
+    val: Tokens | None
+    tokenizer: Tokenizer
 
 
 class Trainer:
@@ -90,35 +74,60 @@ class Trainer:
         self,
         recipe: Recipe,
         run: Path,
-        tokenizer: Tokenizer,
-        train: Tokens,
-        val: Tokens | None,
+        data: Data,
         metadata: dict[str, Any],
         callbacks: Sequence[Callback] = (),
+        world: World | None = None,
     ) -> None:
-        self.recipe, self.run, self.tokenizer = recipe, run, tokenizer
+        self.recipe, self.run, self.tokenizer = recipe, run, data.tokenizer
         self.metadata = metadata
         self.callbacks = list(callbacks)
+        self.world = world or World()
         self.device = torch.device(recipe.train.device or "cpu")
+        if self.device.type == "cuda" and self.world.size > 1:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.dtype = DTYPES[recipe.train.dtype]
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         keep_freed_memory()
-        torch.manual_seed(recipe.train.seed)
+        self._require_even_parts()
         self.model = GPT2(recipe.model, init=recipe.train.init, seed=recipe.train.seed)
-        self.model.to(self.device).train()
+        self.model.to(self.device, torch.float64 if self.dtype is torch.float64 else None).train()
         self.model.checkpoint_blocks = recipe.train.checkpoint_blocks
-        self._hidden = torch.compile(self.model.hidden) if recipe.train.compile else None
-        self.optimizers = Optimizers(self.model, recipe.optimizer)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        self.windows = Windows(train, recipe.context, recipe.train.seed)
+        if recipe.train.compile:
+            for block in self.model.h:
+                block.compile()
+        separator = data.tokenizer.end_of_text if recipe.data.separate_documents else None
+        loss = NextTokenLoss(self.model, self.dtype, separator)
+        self._loss = parallel.spread(loss, self.model, self.world, recipe.parallel, self.dtype)
+        self.optimizers = Optimizers(self.model, recipe.optimizer, self.world, self.dtype)
+        self.mixture = data.mixture
+        self._batches = Prefetch(data.mixture, pin=self.device.type == "cuda")
         self._val = (
-            validation_windows(val, recipe.context, recipe.every.windows)
-            if val is not None and len(val)
+            validation_windows(data.val, recipe.context, recipe.every.windows)
+            if data.val is not None and len(data.val)
             else None
         )
         self.progress = state.Progress()
+        self._saver = state.Saver(run, data.tokenizer, self.world, recipe.every)
+        self._watchdog: Watchdog | None = None
+        if self.world.store is not None:
+            self._watchdog = Watchdog(
+                self.world.store, self.world.rank, self.world.size, recipe.parallel.timeout
+            )
         self._clock = 0.0
+        self._stopping = False
+        self._saved = -1
+        self._spikes = 0
+
+    def _require_even_parts(self) -> None:
+        parts, micro = self.world.data_size, self.recipe.train.micro_batch
+        if self.recipe.sequences % (parts * micro):
+            raise UserError(
+                f"train.batch_tokens is {self.recipe.sequences} sequences, which do not go evenly "
+                f"to {parts} processes in micro-batches of {micro}; lower train.micro_batch or "
+                "start another number of processes"
+            )
 
     @property
     def fraction(self) -> float:
@@ -128,85 +137,204 @@ class Trainer:
             return min(1.0, self.progress.seconds / (60 * train.minutes))
         return min(1.0, self.progress.step / (train.steps or 1))
 
-    def fit(self) -> Path:
+    def fit(self) -> Path | None:
         """Train to the end; return the folder of the finished model.
 
-        On ctrl-C the step at hand is finished and a checkpoint written before KeyboardInterrupt
-        goes on; a second ctrl-C does not wait.
-        Raises Diverged when loss or gradient is not finite; the last checkpoint stays.
+        On ctrl-C or SIGTERM the step at hand is finished and a checkpoint written; then the result
+        is None. A second signal does not wait. Raises Diverged when loss or gradient is not finite;
+        the last checkpoint stays.
         """
         for callback in self.callbacks:
             callback.begin(self)
         self._clock = time.monotonic() - self.progress.seconds
-        with _delayed_interrupt() as interrupted:
+        with delayed_signals() as stop, self._watched():
             try:
-                while self.fraction < 1 and not interrupted():
-                    record = self._step()
-                    for callback in self.callbacks:
-                        callback.after_step(self, record)
+                while self.fraction < 1 and not self._stopping:
+                    record = self._step(stop=stop())
+                    if record is not None:
+                        for callback in self.callbacks:
+                            callback.after_step(self, record)
+            except Exception:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self._saver.wait()
+                raise
             finally:
                 for callback in self.callbacks:
                     callback.finish(self)
             self.save()
-            if interrupted():
-                raise KeyboardInterrupt
+            self._saver.wait()
+        if self.fraction < 1:
+            return None
         out = self.run / "model"
-        checkpoint.save(out, self.model, self.tokenizer, self.describe(), overwrite=True)
+        weights = state.whole_weights(self.model, self.world)
+        if self.world.main:
+            model = state.assembled(self.recipe.model, weights)
+            checkpoint.save(out, model, self.tokenizer, self.describe(), overwrite=True)
         return out
 
-    def _step(self) -> dict[str, Any]:
-        """One optimizer step."""
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        if self._watchdog is None:
+            yield
+        else:
+            with self._watchdog.watching():
+                yield
+
+    def _at(self, place: int) -> None:
+        if self._watchdog is not None:
+            self._watchdog.at(self.progress.step + 1, place)
+
+    def _step(self, *, stop: bool = False) -> dict[str, Any] | None:
+        """One optimizer step; its record, or None if it was undone by going back.
+
+        stop: this process was asked to stop, which all learn here.
+        """
+        self._at(0)
         began = time.monotonic()
-        recipe, step = self.recipe, self.progress.step
+        recipe, progress = self.recipe, self.progress
         half = 0.5 / recipe.train.steps if recipe.train.steps else 0.0
         multiple = self.optimizers.set_rate(self.fraction + half)
-        starts = self.windows.starts(step, recipe.sequences)
-        micro = recipe.train.micro_batch
-        parts = [starts[i : i + micro] for i in range(0, len(starts), micro)]
-        loss = torch.zeros((), device=self.device)
-        for part in parts:
-            x_BT, y_BT = self.windows.batch(part)
-            part_loss = self.loss(x_BT, y_BT) / len(parts)
-            self.scaler.scale(part_loss).backward()
-            loss += part_loss.detach()
-        for optimizer in self.optimizers.parts:
-            self.scaler.unscale_(optimizer)
-        clip = recipe.optimizer.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
-        value = float(loss)
-        # fp16 gradients overflow by design now and then: the scaler skips the step and backs off.
-        if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            self._diverged(value, norm, starts)
-        if math.isfinite(norm):
-            for optimizer in self.optimizers.parts:
-                self.scaler.step(optimizer)
-        self.scaler.update()
+        first = progress.samples
+        loss = self._gradients(first)
+        self._at(1)
+        norm = float(parallel.gradient_norm(self.model.parameters())) / self._scale
+        value = self._share(loss, stop)
+        progress.samples += recipe.sequences
+        excess = deviations(value if math.isfinite(norm) else norm, progress.losses)
+        action = self._judge(value, norm, excess, first)
+        if action == "rollback":
+            return None
+        if action == "update":
+            clip = recipe.optimizer.clip or math.inf
+            self._multiply_gradients(min(1.0, clip / (norm + 1e-6)) / self._scale)
+            self.optimizers.step()
+            progress.updates += 1
+            progress.losses = [*progress.losses, value][-WINDOW:]
         self.optimizers.zero_grad()
-        self.progress.step += 1
-        now = time.monotonic()
-        self.progress.seconds = now - self._clock
-        return {
-            "step": self.progress.step,
-            "loss": value,
+        self._adapt_scale(overflow=not math.isfinite(norm))
+        progress.step += 1
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "loss": value if math.isfinite(value) else None,
             "grad_norm": norm if math.isfinite(norm) else None,
             "rate": multiple,
-            "seconds": round(self.progress.seconds, 3),
-            "tokens_per_s": round(recipe.train.batch_tokens / (now - began), 1),
+            "seconds": round(progress.seconds, 3),
+            "tokens_per_s": round(recipe.train.batch_tokens / (time.monotonic() - began), 1),
         }
+        if action == "skip" or (recipe.train.spike and excess > recipe.train.spike):
+            record["spike"] = round(excess, 1) if math.isfinite(excess) else None
+            record["skipped"] = action == "skip"
+        return record
+
+    def _gradients(self, first: int) -> Tensor:
+        """The mean loss of this process's part of the batch that begins at sample `first`.
+
+        Leaves gradients that are the mean over all processes.
+        """
+        now = self._micro_batches(first)
+        upcoming = [*now[1:], self._micro_batches(first + self.recipe.sequences)[0]]
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        for number, (samples, after) in enumerate(zip(now, upcoming, strict=True)):
+            x_BT, y_BT = self._batches.batch(samples, after)
+            if self.recipe.model.dropout:
+                # Of the samples, not of the process, so that it is the same on any number of them.
+                key = np.random.SeedSequence((self.recipe.train.seed, int(samples[0])))
+                torch.manual_seed(int(key.generate_state(1, np.uint32)[0]))
+            with parallel.accumulating(self._loss, more=number + 1 < len(now)):
+                loss = self.loss(x_BT, y_BT) / len(now)
+                (loss * self._scale).backward()
+            total += loss.detach()
+        return total
+
+    def _micro_batches(self, first: int) -> list[Places]:
+        """Micro-batches of this process in the step that begins at sample `first`.
+
+        Of R processes, the r-th takes every R-th, so that they are the same for any R.
+        """
+        micro = self.recipe.train.micro_batch
+        parts = np.arange(first, first + self.recipe.sequences).reshape(-1, micro)
+        return list(parts[self.world.data_rank :: self.world.data_size])
+
+    def _share(self, loss: Tensor, stop: bool) -> float:
+        """Mean loss over all processes; also agrees on the time and on whether to stop."""
+        seconds = time.monotonic() - self._clock if self.world.main else 0.0
+        facts = torch.tensor([0.0, stop, seconds], dtype=torch.float64, device=self.device)
+        facts[0] = loss
+        value, stops, self.progress.seconds = self.world.sum(facts).tolist()
+        self._stopping = stops > 0
+        return float(value / self.world.size)
 
     def loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Mean next-token loss of a batch, nats per token."""
-        x_BT, y_BT = x_BT.to(self.device), y_BT.to(self.device)
-        documents = None
-        if self.recipe.data.separate_documents:
-            documents = (x_BT == self.tokenizer.end_of_text).cumsum(dim=1)
-        hidden = self._hidden or self.model.hidden
-        low = self.dtype is not torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=low):
-            x_BTD = hidden(x_BT, document_BT=documents)
-        return linear_cross_entropy(
-            x_BTD.to(self.dtype), self.model.wte.weight, y_BT, self.recipe.model.vocab_size
+        x_BT, y_BT = (t.to(self.device, non_blocking=True) for t in (x_BT, y_BT))
+        return self._loss(x_BT, y_BT)
+
+    def _judge(
+        self, loss: float, norm: float, excess: float, first: int
+    ) -> Literal["update", "skip", "rollback"]:
+        """What to do about a step, by the recipe's policy for spikes."""
+        train = self.recipe.train
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if self.dtype is torch.float16 and math.isfinite(loss) and not finite:
+            return "skip"  # float16 gradients overflow by design now and then; the scale backs off
+        if finite and not (train.spike and excess > train.spike):
+            self._spikes = 0
+            return "update"
+        if finite and train.on_spike == "record":
+            return "update"
+        where = self.mixture.where(np.arange(first, first + self.recipe.sequences))
+        what = (
+            f"step {self.progress.step + 1} gave loss {loss:.4g} and gradient norm {norm:.4g} on "
+            f"the sequences that start at tokens {where}"
         )
+        self._spikes += 1
+        if train.on_spike == "record" or self._spikes > MOST_SPIKES:
+            self._diverged(what)
+        back = train.on_spike == "rollback" and self._go_back()
+        self._note(event="rollback" if back else "skip", what=what, now_at=self.progress.step)
+        return "rollback" if back else "skip"
+
+    def _go_back(self) -> bool:
+        """Return to the last checkpoint, but not to its place in the data; False without one."""
+        self._saver.wait()
+        kept = self.world.first(lambda: state.list_checkpoints(self.run))
+        if not kept:
+            return False
+        samples, seconds = self.progress.samples, self.progress.seconds
+        self.optimizers.zero_grad()
+        self.restore(kept[-1])
+        self.progress.samples, self.progress.seconds = samples, seconds
+        for callback in self.callbacks:
+            callback.begin(self)
+        return True
+
+    def _note(self, **event: Any) -> None:
+        """Append to events.jsonl what is no step."""
+        if self.world.main:
+            path = self.run / "events.jsonl"
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"time": round(time.time()), **event}) + "\n")
+            except OSError as error:
+                raise writing_failed(path, error) from error
+
+    @property
+    def _scale(self) -> float:
+        return self.progress.scale if self.dtype is torch.float16 else 1.0
+
+    def _adapt_scale(self, *, overflow: bool) -> None:
+        """Halve float16's loss scale when gradients overflow, double it after a long calm."""
+        progress = self.progress
+        progress.steady = 0 if overflow else progress.steady + 1
+        if overflow:
+            progress.scale = max(1.0, progress.scale / 2)
+        elif progress.steady == CALM_STEPS:
+            progress.scale, progress.steady = progress.scale * 2, 0
+
+    def _multiply_gradients(self, factor: float) -> None:
+        if factor != 1.0:
+            grads = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+            torch._foreach_mul_(grads, factor)
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
@@ -214,56 +342,64 @@ class Trainer:
         if self._val is None:
             return None
         x_NT, y_NT = self._val
-        size = max(1, self.recipe.train.micro_batch)
+        world, size = self.world, max(1, self.recipe.train.micro_batch)
+        firsts = range(0, len(x_NT), size)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.model.eval()
-        total = 0.0
-        for i in range(0, len(x_NT), size):
-            total += float(self.loss(x_NT[i : i + size], y_NT[i : i + size])) * len(
-                x_NT[i : i + size]
-            )
+        for number in range(world.data_rank, -(-len(firsts) // world.data_size) * world.data_size,
+                            world.data_size):  # fmt: skip
+            # Every process makes as many passes, as blocks may have to be gathered for each.
+            own = number < len(firsts)
+            at = firsts[number] if own else 0
+            loss = self.loss(x_NT[at : at + size], y_NT[at : at + size])
+            if own:
+                total += loss * len(x_NT[at : at + size])
         self.model.train()
-        loss = total / len(x_NT)
-        if loss < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
-        return loss
+        mean = float(world.sum(total)) / world.tensor_size / len(x_NT)
+        if mean < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = mean, self.progress.step
+        return mean
 
-    def save(self) -> Path:
-        """Write a checkpoint of the current step, unless it is there already."""
-        name = f"step-{self.progress.step:07d}"
-        for folder in state.list_checkpoints(self.run):
-            if folder.name == name:
-                return folder
-        return state.save(
-            self.run,
-            self.model,
-            self.tokenizer,
-            self.describe(),
-            self.optimizers,
-            self.scaler,
-            self.progress,
+    def save(self) -> None:
+        """Begin to write a checkpoint of the current step, unless there is one already."""
+        if self._saved == self.progress.step:
+            return
+        self._saver.save(self._snapshot())
+        self._saved = self.progress.step
+
+    def _snapshot(self) -> state.Snapshot:
+        return state.capture(
+            self.model, self.optimizers, self.world, self.progress, self.describe()
         )
+
+    def whole_model(self) -> GPT2 | None:
+        """The model for use by one process: the main one, others get None. All must ask."""
+        if not any(isinstance(p, DTensor) for p in self.model.parameters()):
+            return self.model if self.world.main else None
+        weights = state.whole_weights(self.model, self.world)
+        return state.assembled(self.recipe.model, weights) if self.world.main else None
 
     def describe(self) -> dict[str, Any]:
         """What goes into gpt2lab.json beside the weights."""
-        best = self.progress.best_loss
+        progress = self.progress
         return self.metadata | {
-            "step": self.progress.step,
-            "tokens": self.progress.step * self.recipe.train.batch_tokens,
-            "seconds": round(self.progress.seconds, 1),
-            "best_validation_loss": best if math.isfinite(best) else None,
-            "best_step": self.progress.best_step,
+            "step": progress.step,
+            "tokens": progress.step * self.recipe.train.batch_tokens,
+            "epochs": [round(e, 4) for e in self.mixture.epochs(progress.samples)],
+            "seconds": round(progress.seconds, 1),
+            "best_validation_loss": progress.best_loss if progress.best_step else None,
+            "best_step": progress.best_step,
         }
 
     def restore(self, folder: Path) -> None:
-        """Continue from a checkpoint, bit for bit on a CPU."""
-        self.progress = state.load(folder, self.model, self.optimizers, self.scaler)
+        """Continue from a checkpoint, bit for bit on as many processes as wrote it."""
+        self.progress = state.load(folder, self.model, self.optimizers, self.world)
+        self._saved = self.progress.step
 
-    def _diverged(self, loss: float, norm: float, starts: list[int]) -> None:
+    def _diverged(self, what: str) -> NoReturn:
+        self._saver.wait()
         kept = state.list_checkpoints(self.run)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"
-        shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
         raise Diverged(
-            f"step {self.progress.step + 1} gave loss {loss:.4g} and gradient norm {norm:.4g} on "
-            f"the sequences that start at tokens {shown}; {last}; lower the learning rate, raise "
-            "the warm-up, or look at that text"
+            f"{what}; {last}; lower the learning rate, raise the warm-up, or look at that text"
         )

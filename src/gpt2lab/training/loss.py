@@ -8,10 +8,12 @@ gradient is made in the same breath, so that nothing is computed twice (LOG.md, 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from gpt2lab.model.transformer import GPT2
 
 # Logits held at once: 2**25 float32 are 128 MiB.
-_CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -24,18 +26,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         N, V = len(x_ND), vocab_size
         need_x, need_weight = ctx.needs_input_grad[:2]
         head_VD = weight_VD[:V].to(x_ND.dtype)
-        rows = min(N, max(1, _CHUNK_ELEMENTS.get(x_ND.device.type, 2**26) // V))
+        rows = min(N, max(1, CHUNK_ELEMENTS.get(x_ND.device.type, 2**26) // V))
         # Rows begin at multiples of 64 elements: with 50,257 columns packed tight, the product
         # below runs at two thirds of its speed.
-        buffer = torch.empty(rows, -(-V // 64) * 64, device=x_ND.device)[:, :V]
-        loss = torch.zeros((), device=x_ND.device)
+        exact = torch.promote_types(x_ND.dtype, torch.float32)
+        buffer = torch.empty(rows, -(-V // 64) * 64, device=x_ND.device, dtype=exact)[:, :V]
+        loss = torch.zeros((), device=x_ND.device, dtype=exact)
         grad_x = torch.empty_like(x_ND) if need_x else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if need_weight else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=exact) if need_weight else None
         for start in range(0, N, rows):
             x = x_ND[start : start + rows]
             target = target_N[start : start + rows, None]
             logits = buffer[: len(x)]
-            if x.dtype is torch.float32:
+            if x.dtype is exact:
                 torch.mm(x, head_VD.t(), out=logits)
             else:
                 logits.copy_(x @ head_VD.t())
@@ -52,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_x is not None:
                 torch.mm(grad, head_VD, out=grad_x[start : start + rows])
             if grad_weight is not None:
-                if x.dtype is torch.float32:
+                if x.dtype is exact:
                     grad_weight[:V].addmm_(grad.t(), x)
                 else:
                     grad_weight[:V] += grad.t() @ x
@@ -76,8 +79,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_size: int) -> Tensor:
     """Mean next-token cross-entropy in nats of logits `x @ weight.T`, never whole in memory.
 
-    x_BTD: hidden states, float32 or a 16-bit type, in which the products are then made.
-    weight_VD: the head, float32; rows from `vocab_size` on only pad it and take no part.
+    x_BTD: hidden states; in their type, be it a 16-bit one, the products are made.
+    weight_VD: the head, float32 or float64; rows from `vocab_size` on only pad it and take no
+    part.
     y_BT: target ids, all below `vocab_size`.
     Equal to `F.cross_entropy(F.linear(x, weight)[:, :vocab_size], y)` and its gradients. The
     result can be differentiated once.
@@ -89,3 +93,25 @@ def linear_cross_entropy(x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_s
         x_ND, weight_VD, y_BT.reshape(-1), vocab_size
     )
     return total / len(x_ND)
+
+
+class NextTokenLoss(nn.Module):
+    """A model together with its loss, as one module to be spread over processes.
+
+    dtype: what matrices are multiplied in; weights stay as they are.
+    separator: the id before every document, if each is to see itself only.
+    """
+
+    def __init__(self, model: GPT2, dtype: torch.dtype, separator: int | None) -> None:
+        super().__init__()
+        self.model, self.dtype, self.separator = model, dtype, separator
+
+    def forward(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        """Mean loss of the targets `y_BT` after the inputs `x_BT`, nats per token."""
+        documents = None if self.separator is None else (x_BT == self.separator).cumsum(dim=1)
+        low = self.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x_BT.device.type, self.dtype, enabled=low):
+            x_BTD = self.model.hidden(x_BT, document_BT=documents)
+        return linear_cross_entropy(
+            x_BTD.to(self.dtype), self.model.wte.weight, y_BT, self.model.config.vocab_size
+        )

@@ -2,48 +2,63 @@
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.training import recipe as recipes
+from gpt2lab.training.muon import Matrix, Muon, matrices
+from gpt2lab.training.parallel import World
 
 
 class Optimizers:
-    """One or two optimizers that step together, with named state for checkpoints."""
+    """One or two optimizers that step together, with named state for checkpoints.
 
-    def __init__(self, model: GPT2, settings: recipes.Optimizer) -> None:
+    The state exists from the start, as zeros: so a checkpoint can be read into it.
+    dtype: what training multiplies matrices in; Muon does so, too.
+    """
+
+    def __init__(
+        self, model: GPT2, settings: recipes.Optimizer, world: World, dtype: torch.dtype
+    ) -> None:
         self._settings = settings
-        named = dict(model.named_parameters())
-        self._names: dict[Tensor, str] = {p: name for name, p in named.items()}
-        matrices = [p for name, p in named.items() if name.startswith("h.") and p.ndim == 2]
-        tables = [p for name, p in named.items() if not name.startswith("h.") and p.ndim == 2]
-        vectors = [p for p in named.values() if p.ndim < 2]
+        self._names = {p: name for name, p in model.named_parameters()}
         self.parts: list[torch.optim.Optimizer] = []
+        orthogonal: dict[nn.Parameter, Matrix] = {}
         if settings.name == "muon":
+            orthogonal = matrices(model.h)
             self.parts.append(
-                torch.optim.Muon(
-                    matrices,
+                Muon(
+                    orthogonal,
+                    world,
                     lr=settings.muon_learning_rate,
                     weight_decay=settings.weight_decay,
-                    momentum=0.95,
+                    dtype=dtype,
                 )
             )
-            decayed = tables
-        else:
-            decayed = matrices + tables
-        self.parts.append(
-            torch.optim.AdamW(
-                [
-                    {"params": decayed, "weight_decay": settings.weight_decay},
-                    {"params": vectors, "weight_decay": 0.0},
-                ],
-                lr=settings.learning_rate,
-                betas=(settings.beta1, settings.beta2),
-                fused=True,
-            )
+        # One group per decay, and per grid of processes: fused kernels take no mixture of grids.
+        groups: dict[tuple[float, object], list[nn.Parameter]] = {}
+        for p in self._names:
+            if p not in orthogonal:
+                decay = settings.weight_decay if p.ndim >= 2 else 0.0
+                grid = getattr(p, "device_mesh", None)
+                groups.setdefault((decay, grid), []).append(p)
+        self._adam = torch.optim.AdamW(
+            [{"params": p, "weight_decay": decay} for (decay, _), p in groups.items()],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
         )
+        for p in self._names:
+            if p not in orthogonal:
+                self._adam.state[p] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        self.parts.append(self._adam)
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_rate(self, fraction: float) -> float:
@@ -54,28 +69,35 @@ class Optimizers:
                 group["lr"] = peak * multiple
         return multiple
 
+    def step(self) -> None:
+        """Move all weights and drop all gradients."""
+        for part in self.parts:
+            part.step()
+        self.zero_grad()
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
-    def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of the state as `parameter/key`."""
+    @property
+    def updates(self) -> int:
+        """Steps that moved the weights, which AdamW's bias correction counts."""
+        return int(next(iter(self._adam.state.values()))["step"])
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        for state in self._adam.state.values():
+            state["step"].fill_(count)
+
+    def named_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the state, but for the count of updates, as `parameter/key`."""
         for part in self.parts:
             for p, state in part.state.items():
+                name = self._names[cast(nn.Parameter, p)]
                 for key, value in state.items():
-                    yield f"{self._names[p]}/{key}", torch.as_tensor(value)
-
-    def load_named_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Restore what `named_state` gave."""
-        params: dict[str, tuple[torch.optim.Optimizer, nn.Parameter]] = {}
-        for part in self.parts:
-            for group in part.param_groups:
-                params |= {self._names[p]: (part, p) for p in group["params"]}
-        for full, value in tensors.items():
-            name, _, key = full.rpartition("/")
-            part, p = params[name]
-            part.state[p][key] = value.to(p.device).clone()
+                    if key != "step":
+                        yield f"{name}/{key}", value
 
 
 def rate_multiple(fraction: float, settings: recipes.Optimizer) -> float:

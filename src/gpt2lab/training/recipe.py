@@ -8,7 +8,8 @@ from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import Init
 
 _INF = float("inf")
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Sink = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Data:
 
     path: str = ""
     """A folder of token shards, or text: a file or folder of .txt, .md, .rst, .jsonl."""
+    also: tuple[str, ...] = ()
+    """More folders of token shards, written with the same tokenizer."""
+    weights: tuple[float, ...] = ()
+    """Shares of the sequences that come from `path` and from each of `also`, in that order; in
+    proportion to their tokens if not given."""
     tokenizer: str = "gpt2"
     """For text, and for shards that carry none: a folder, a file, or a published name."""
     held_out: float = 0.05
@@ -66,7 +72,8 @@ class Train:
     micro_batch: int = 8
     """Sequences per forward pass; gradients are accumulated over the rest of the batch."""
     dtype: Dtype = "auto"
-    """Of matrix products; weights and optimizer stay float32. auto measures what is faster."""
+    """Of matrix products; weights and optimizer stay float32. auto measures what is faster;
+    float64 is for all of it, to compare runs exactly."""
     compile: bool = False
     """Run the blocks through torch.compile."""
     checkpoint_blocks: bool = False
@@ -81,6 +88,16 @@ class Train:
     """CPU threads; PyTorch's choice if not given."""
     peak_tflops: float | None = None
     """For MFU; a table or a measurement if not given."""
+    spike: float = 0.0
+    """A loss this many standard deviations above the recent mean is a spike; 0 looks for none."""
+    on_spike: Literal["record", "skip", "rollback"] = "record"
+    """What to do about a spike: note it; leave the batch out; or go back to the last checkpoint and
+    on from there with the batches after this one. With the latter two, a loss that is not finite
+    is a spike as well; otherwise it ends the run."""
+    sinks: tuple[Sink, ...] = ()
+    """Where metrics go beside metrics.jsonl; each is a package of that name."""
+    profile: int = 0
+    """Record a trace of this many steps, the first two left out, for Perfetto."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +111,29 @@ class Every:
     windows: int = 256
     """Validation windows, spread evenly over the held-out tokens and the same each time."""
     save: int = 500
-    """Steps between checkpoints; the last and the best are kept."""
+    """Steps between checkpoints."""
+    keep: int = 1
+    """How many of the last checkpoints stay; the best stays as well."""
+    keep_each: int = 0
+    """Checkpoints of steps that are multiples of this stay, too."""
     sample: int = 0
     """Steps between samples."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How a run is spread over the processes that torchrun starts."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each process holds the whole model. fsdp: each holds a part of weights, gradients and
+    optimizer, and gathers a block when it is computed."""
+    reshard: bool = True
+    """fsdp: drop a gathered block after its forward pass, and gather it again in the backward."""
+    tensor: int = 1
+    """Processes that share every matrix of a block, for models too large for one device; best
+    those of one machine."""
+    timeout: float = 600.0
+    """Seconds after which a step in which some process does not answer ends the run."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +144,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
+    parallel: Parallel = field(default_factory=Parallel)
     every: Every = field(default_factory=Every)
 
     def __post_init__(self) -> None:
@@ -139,6 +177,12 @@ class Recipe:
             ("optimizer.warmup", o.warmup, share, 0 <= o.warmup <= 1),
             ("optimizer.decay", o.decay, share, 0 <= o.decay <= 1),
             ("optimizer.final", o.final, share, 0 <= o.final <= 1),
+            ("train.profile", t.profile, "0 (off) or above", t.profile >= 0),
+            ("train.spike", t.spike, "0 (off) or above", 0 <= t.spike < _INF),
+            ("parallel.tensor", self.parallel.tensor, least, self.parallel.tensor >= 1),
+            ("parallel.timeout", self.parallel.timeout, above, 0 < self.parallel.timeout < _INF),
+            ("every.keep", e.keep, least, e.keep >= 1),
+            ("every.keep_each", e.keep_each, "0 (none) or above", e.keep_each >= 0),
             ("every.log", e.log, least, e.log >= 1),
             ("every.windows", e.windows, least, e.windows >= 1),
             ("every.evaluate", e.evaluate, "0 (never) or above", e.evaluate >= 0),
@@ -148,6 +192,13 @@ class Recipe:
         for name, value, wanted, ok in rules:
             if not ok:
                 raise UserError(f"{name} is {value}; it must be {wanted}")
+        if self.data.weights and len(self.data.weights) != 1 + len(self.data.also):
+            raise UserError(
+                f"data.weights has {len(self.data.weights)} numbers; give one for data.path and "
+                f"one for each of the {len(self.data.also)} in data.also"
+            )
+        if not all(0 < w < _INF for w in self.data.weights):
+            raise UserError(f"data.weights is {self.data.weights}; each must be above 0")
         if self.context > self.model.n_positions:
             raise UserError(
                 f"train.context {self.context} exceeds model.n_positions {self.model.n_positions}; "

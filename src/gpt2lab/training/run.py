@@ -1,5 +1,6 @@
 """A run from recipe to finished model: prepare the data, start or resume, train."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -11,183 +12,184 @@ from typing import Any
 import torch
 
 from gpt2lab import __version__
-from gpt2lab.corpus import build, plaintext
-from gpt2lab.corpus.shards import has_split, largest, open_split, tokenizer_digest
 from gpt2lab.doctor import DTYPES, Peak, peak
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
-from gpt2lab.progress import Bar, step
+from gpt2lab.progress import Bar
 from gpt2lab.settings import read_recipe, to_toml
 from gpt2lab.storage import atomic_file, read_json, require_writable_folder
-from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training import state
-from gpt2lab.training.callbacks import Evaluate, Metrics, Sample, Save, Screen
-from gpt2lab.training.loop import Callback, Trainer, settle
+from gpt2lab.training import parallel, state
+from gpt2lab.training.callbacks import Evaluate, Metrics, Profile, Sample, Save, Screen
+from gpt2lab.training.changes import require_allowed
+from gpt2lab.training.loop import Callback, Trainer
+from gpt2lab.training.parallel import World
 from gpt2lab.training.recipe import Recipe
 from gpt2lab.training.samples import write_sample
+from gpt2lab.training.settle import settle
+from gpt2lab.training.sinks import Report
+from gpt2lab.training.sources import Sources, open_sources
 
 RECIPE = "recipe.toml"
 
 
 def start(
     recipe: Recipe, run: Path, *, overwrite: bool = False, callbacks: Sequence[Callback] = ()
-) -> Path:
-    """Train a new run in the folder `run`; return the folder of the finished model."""
+) -> Path | None:
+    """Train a new run in the folder `run`; return the folder of the finished model.
+
+    None if it was asked to stop before its end. Where torchrun starts its processes again after one
+    has failed, the run goes on from its last checkpoint.
+    """
     if recipe.train.steps is None and recipe.train.minutes is None:
         raise UserError("the recipe says neither train.steps nor train.minutes; give one")
+    with parallel.join(recipe.parallel, recipe.train.device) as world:
+        recipe = world.first(lambda: settle(recipe))
+        if world.first(lambda: _restarted(recipe, run)):
+            return _resume(recipe, run, world, callbacks, allow_other_data=False)
+        world.first(lambda: _require_room(run, overwrite=overwrite))
+        sources = open_sources(recipe, run, world, anew=True)
+        with Bar("training") as bar:
+            trainer = _trainer(recipe, run, sources, world, bar, callbacks)
+            # Nothing of an older run is touched before the new one has proved able to start.
+            world.first(lambda: _clear(recipe, run))
+            return trainer.fit()
+
+
+def resume(
+    run: Path,
+    recipe: Recipe | None = None,
+    *,
+    allow_other_data: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Path | None:
+    """Continue a run from its last checkpoint, or from the start if it has none.
+
+    recipe: the run's own, or changed in what may change; see `changes`.
+    allow_other_data: also in what it reads and in which order.
+    """
+    recipe = recipe or saved_recipe(run)
+    with parallel.join(recipe.parallel, recipe.train.device) as world:
+        settled = world.first(lambda: settle(recipe))
+        return _resume(settled, run, world, callbacks, allow_other_data=allow_other_data)
+
+
+def saved_recipe(run: Path) -> Recipe:
+    """The recipe a run was started with, or last resumed with."""
+    if not (run / RECIPE).exists():
+        raise UserError(f"{run} holds no run ({RECIPE} is missing); check the path")
+    return read_recipe(run / RECIPE, Recipe)
+
+
+def _resume(
+    recipe: Recipe,
+    run: Path,
+    world: World,
+    callbacks: Sequence[Callback],
+    *,
+    allow_other_data: bool,
+) -> Path | None:
+    world.first(
+        lambda: require_allowed(saved_recipe(run), recipe, allow_other_data=allow_other_data)
+    )
+    sources = open_sources(recipe, run, world, anew=False)
+    with Bar("training") as bar:
+        trainer = _trainer(recipe, run, sources, world, bar, callbacks)
+        last = world.first(lambda: _last_sound(run, bar))
+        if last is not None:
+            if not allow_other_data:
+                world.first(lambda: _require_same_data(last, trainer.metadata))
+            trainer.restore(last)
+        if world.main:
+            _write_recipe(recipe, run)
+            bar.print(f"resuming {run} after step {trainer.progress.step}")
+        return trainer.fit()
+
+
+def _restarted(recipe: Recipe, run: Path) -> bool:
+    """Whether torchrun has started this very run before."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return again and (run / RECIPE).exists() and saved_recipe(run) == recipe
+
+
+def _require_room(run: Path, *, overwrite: bool) -> None:
     if not overwrite and (run / RECIPE).exists():
         raise UserError(
             f"{run} holds a run already; continue it with --resume {run}, or pass --overwrite"
         )
     require_writable_folder(run)
-    recipe = settle(recipe)
-    shards = _shards(recipe, run, anew=True)
-    with Bar("training") as bar:
-        trainer = _trainer(recipe, run, shards, bar, callbacks)
-        # Nothing of an older run is touched before the new one has proved able to start.
-        for old in state.list_checkpoints(run):
-            shutil.rmtree(old, ignore_errors=True)
-        (run / "metrics.jsonl").unlink(missing_ok=True)
-        with atomic_file(run / RECIPE) as temporary:
-            temporary.write_text(to_toml(recipe), "utf-8")
-        return trainer.fit()
 
 
-def resume(run: Path, *, callbacks: Sequence[Callback] = ()) -> Path:
-    """Continue a run from its last checkpoint, or from the start if it has none."""
-    if not (run / RECIPE).exists():
-        raise UserError(f"{run} holds no run ({RECIPE} is missing); check the path")
-    recipe = settle(read_recipe(run / RECIPE, Recipe))
-    shards = _shards(recipe, run, anew=False)
-    with Bar("training") as bar:
-        trainer = _trainer(recipe, run, shards, bar, callbacks)
-        saved = state.list_checkpoints(run)
-        if saved:
-            before = read_json(saved[-1] / checkpoint.METADATA)
-            for what in ("corpus_digest", "tokenizer_digest"):
-                if before.get(what) != trainer.metadata[what]:
-                    raise UserError(
-                        f"{shards} has changed since {saved[-1]} was written ({what} differs); "
-                        "put the old shards back, or start a new run"
-                    )
-            trainer.restore(saved[-1])
-        bar.print(f"resuming {run} after step {trainer.progress.step}")
-        return trainer.fit()
+def _clear(recipe: Recipe, run: Path) -> None:
+    for old in state.list_checkpoints(run):
+        shutil.rmtree(old, ignore_errors=True)
+    for name in ("metrics.jsonl", "events.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    _write_recipe(recipe, run)
+
+
+def _write_recipe(recipe: Recipe, run: Path) -> None:
+    with atomic_file(run / RECIPE) as temporary:
+        temporary.write_text(to_toml(recipe), "utf-8")
+
+
+def _last_sound(run: Path, bar: Bar) -> Path | None:
+    """The last checkpoint whose files are as they were written; None if there is none at all."""
+    found = state.list_checkpoints(run)
+    for folder in reversed(found):
+        problem = state.damage(folder)
+        if problem is None:
+            return folder
+        bar.print(f"{problem}; trying the checkpoint before it")
+    if found:
+        raise UserError(f"no checkpoint under {run} is sound; restore one, or start a new run")
+    return None
+
+
+def _require_same_data(last: Path, metadata: dict[str, Any]) -> None:
+    before = read_json(last / checkpoint.METADATA)
+    for what in ("corpus_digest", "tokenizer_digest"):
+        if before.get(what) != metadata[what]:
+            raise UserError(
+                f"the shards have changed since {last} was written ({what} differs); put the old "
+                "ones back, start a new run, or pass --override-resume"
+            )
 
 
 def _trainer(
-    recipe: Recipe, run: Path, folder: Path, bar: Bar, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    run: Path,
+    sources: Sources,
+    world: World,
+    bar: Bar,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
-    tokenizer = _tokenizer(recipe, folder)
-    train = open_split(folder, "train")
-    val = open_split(folder, "val") if has_split(folder, "val") else None
-    if tokenizer.size > recipe.model.vocab_size:
-        raise UserError(
-            f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer has "
-            f"{tokenizer.size} ids; set it to at least that"
-        )
-    top = largest(part for tokens in (train, val) if tokens for part in tokens.parts)
-    if top >= recipe.model.vocab_size:
-        raise UserError(
-            f"{folder} holds token id {top}, above model.vocab_size {recipe.model.vocab_size}; "
-            "the shards were made with another tokenizer"
-        )
     device = torch.device(recipe.train.device or "cpu")
     tflops = recipe.train.peak_tflops
-    best = Peak(tflops, "recipe") if tflops else peak(device, DTYPES[recipe.train.dtype])
+    best = world.first(
+        lambda: Peak(tflops, "recipe") if tflops else peak(device, DTYPES[recipe.train.dtype])
+    )
     metadata = {
         "gpt2lab": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "git": git_revision(),
+        "git": world.first(git_revision),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "processes": world.size,
         "peak_tflops": round(best.tflops, 3),
         "peak_source": best.source,
-        "corpus_digest": train.digest,
-        "train_tokens": len(train),
-        "tokenizer_digest": tokenizer.digest,
+        "corpus_digest": sources.digest,
+        "train_tokens": sources.train_tokens,
+        "tokenizer_digest": sources.data.tokenizer.digest,
         "recipe": _without_none(asdict(recipe)),
     }
     # Validation first, so that its loss is in the line of metrics and in the checkpoint.
     standard: list[Callback] = [Evaluate(), Metrics(best), Save(), Screen(bar)]
+    standard += [Report(sink) for sink in recipe.train.sinks]
+    if recipe.train.profile:
+        standard.append(Profile(recipe.train.profile))
     if recipe.every.sample:
         standard.append(Sample(write_sample, bar.print, steps=recipe.every.sample))
-    return Trainer(recipe, run, tokenizer, train, val, metadata, [*standard, *callbacks])
-
-
-def _shards(recipe: Recipe, run: Path, *, anew: bool) -> Path:
-    """The folder of shards: the recipe's own, or made from its text under the run.
-
-    anew: make them even if an older run left some, which may be of other text.
-    """
-    if not recipe.data.path:
-        raise UserError("data.path is not set; give shards, a text file or a folder of texts")
-    path = Path(recipe.data.path)
-    if path.is_dir() and has_split(path, "train"):
-        return path
-    made = run / "data"
-    if anew or not has_split(made, "train"):
-        documents = plaintext.read_documents(path)
-        tokenizer = Tokenizer.load(recipe.data.tokenizer)
-        with step("tokenising") as bar:
-            build.shard(
-                documents,
-                tokenizer,
-                made,
-                held_out=recipe.data.held_out,
-                overwrite=True,
-                on_progress=bar.update,
-            )
-    return made
-
-
-def _tokenizer(recipe: Recipe, shards: Path) -> Tokenizer:
-    """The tokenizer the shards were written with; UserError if the one at hand is another."""
-    beside = shards / "tokenizer"
-    tokenizer = Tokenizer.load(beside if beside.exists() else recipe.data.tokenizer)
-    recorded = tokenizer_digest(shards)
-    if recorded not in (None, tokenizer.digest):
-        raise UserError(
-            f"{shards} was written with another tokenizer than {tokenizer.vocabulary.where}; "
-            "set data.tokenizer to that one"
-        )
-    return tokenizer
-
-
-def plan(recipe: Recipe) -> dict[str, Any]:
-    """What `--dry-run` prints: parameters, FLOPs, memory and expected time on this machine."""
-    recipe = settle(recipe)
-    model, train = recipe.model, recipe.train
-    flops = model.flops_per_token(recipe.context)
-    device = torch.device(train.device or "cpu")
-    best = (
-        Peak(train.peak_tflops, "recipe")
-        if train.peak_tflops
-        else peak(device, DTYPES[train.dtype])
-    )
-    states = 16 if recipe.optimizer.name == "adamw" else 12
-    tokens = train.micro_batch * recipe.context
-    width = 4 if train.dtype == "float32" else 2
-    activations = tokens * model.n_embd * width * (2 if train.checkpoint_blocks else 17)
-    seconds = 60 * train.minutes if train.minutes else None
-    rate = 0.5 * best.tflops * 1e12 / flops
-    if train.steps:
-        seconds = train.steps * train.batch_tokens / rate
-    return {
-        "parameters": model.n_params,
-        "parameters_without_embeddings": model.n_params_blocks,
-        "flops_per_token": flops,
-        "tokens_per_step": train.batch_tokens,
-        "total_tokens": train.steps * train.batch_tokens if train.steps else None,
-        "memory_gib_estimate": round(
-            (model.n_params * states + model.n_layer * activations) / 2**30, 2
-        ),
-        "dtype": train.dtype,
-        "device": train.device,
-        "peak_tflops": round(best.tflops, 3),
-        "tokens_per_s_at_half_of_peak": round(rate),
-        "seconds_estimate": round(seconds) if seconds else None,
-    }
+    return Trainer(recipe, run, sources.data, metadata, [*standard, *callbacks], world)
 
 
 def git_revision() -> str | None:

@@ -1,29 +1,46 @@
-"""Checkpoints of a run: a model folder plus what exact resume needs, written atomically.
+"""Checkpoints of a run: a model folder, and beside it in `state/` what exact resume needs.
 
-`state/` holds safetensors and JSON only: resuming a run from a stranger runs none of their code,
-which torch.distributed.checkpoint's pickled index would.
+`state/` is written by torch.distributed.checkpoint, every process its own part, in the background,
+and can be read by any other number of processes. Its files are safetensors and JSON, which hold
+nothing that runs when a stranger's checkpoint is opened.
 """
 
+import hashlib
+import logging
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
+from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import GPT2
-from gpt2lab.storage import atomic_folder, read_json, write_json
+from gpt2lab.storage import atomic_folder, read_json, write_json, writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.training import tensor_parallel
 from gpt2lab.training.optimizer import Optimizers
+from gpt2lab.training.parallel import World, part_of, whole
+from gpt2lab.training.recipe import Every
 
 CHECKPOINTS = "checkpoints"
+DIGESTS = "sha256.json"
 _NAME = re.compile(r"step-(\d{7,})")
+# It tells at every save which of its files it does not write.
+logging.getLogger("torch.distributed.checkpoint").setLevel(logging.WARNING)
 
 
 @dataclass
@@ -32,77 +49,323 @@ class Progress:
 
     step: int = 0
     """Optimizer steps done."""
+    samples: int = 0
+    """Sequences read, those of skipped steps included: the place in the data."""
     seconds: float = 0.0
     """Wall-clock seconds spent, over all resumes."""
     best_loss: float = float("inf")
     """Lowest validation loss so far, nats per token."""
     best_step: int = 0
+    updates: int = 0
+    """Steps that moved the weights."""
+    scale: float = 2.0**16
+    """What float16 losses are multiplied by, so that gradients do not underflow."""
+    steady: int = 0
+    """Steps since that last changed."""
+    losses: list[float] = field(default_factory=list)
+    """The last training losses, against which a spike stands out."""
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [p for p in (run / CHECKPOINTS).glob("step-*") if _NAME.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
-def save(
-    run: Path,
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+@dataclass
+class Snapshot:
+    """A copy of all that a checkpoint holds, beside which training can go on."""
+
+    config: GPT2Config
+    tensors: dict[str, Tensor]
+    """This process's parts of weights and optimizer state, in main memory."""
+    weights: dict[str, Tensor]
+    """The whole weights, on the main process only."""
+    progress: Progress
+    metadata: dict[str, Any]
+
+
+def capture(
     model: GPT2,
-    tokenizer: Tokenizer | None,
-    metadata: dict[str, Any],
     optimizers: Optimizers,
-    scaler: torch.amp.GradScaler,
+    world: World,
     progress: Progress,
-) -> Path:
-    """Write `checkpoints/step-N`, then remove all but it and the best; return its path."""
-    folder = run / CHECKPOINTS / f"step-{progress.step:07d}"
-    with atomic_folder(folder, overwrite=True) as temporary:
-        checkpoint.write_into(temporary, model, tokenizer, metadata)
+    metadata: dict[str, Any],
+) -> Snapshot:
+    """Copy a run's state; all processes must ask for it."""
+    tensors = {
+        name: _copy(name, t, model.config.n_head, world) for name, t in _named(model, optimizers)
+    }
+    weights = whole_weights(model, world)
+    return Snapshot(model.config, tensors, weights, Progress(**asdict(progress)), metadata)
+
+
+def whole_weights(model: GPT2, world: World) -> dict[str, Tensor]:
+    """Copies of the weights, whole and in main memory, on the main process; all must ask."""
+    weights = {}
+    for name, p in model.named_parameters():
+        everything = whole(p.detach())
+        if world.main:
+            if _shares_matrices(p):
+                everything = tensor_parallel.in_order(
+                    name, everything, model.config.n_head, world.tensor_size
+                )
+            weights[name] = everything.to("cpu", copy=True)
+    return weights
+
+
+def assembled(config: GPT2Config, weights: dict[str, Tensor]) -> GPT2:
+    """A model that holds these weights."""
+    with torch.device("meta"):
+        model = GPT2(config)
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def _named(model: GPT2, optimizers: Optimizers) -> Iterator[tuple[str, Tensor]]:
+    for name, p in model.named_parameters():
+        yield f"model/{name}", p
+    for name, t in optimizers.named_state():
+        yield f"optimizer/{name}", t
+
+
+def _shares_matrices(t: Tensor) -> bool:
+    return isinstance(t, DTensor) and "tensor" in (t.device_mesh.mesh_dim_names or ())
+
+
+def _copy(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
+    t = t.detach()
+    if _shares_matrices(t):  # whole, in the model's own order, for any other number of processes
+        return tensor_parallel.in_order(name, whole(t), n_head, world.tensor_size).cpu()
+    if isinstance(t, DTensor) and world.cpu_mesh is not None:
+        part = t.to_local().to("cpu", copy=True)
+        return DTensor.from_local(
+            part,
+            world.cpu_mesh["data"],
+            t.placements,
+            run_check=False,
+            shape=t.shape,
+            stride=t.stride(),
+        )
+    return t.to("cpu", copy=True)
+
+
+class Saver:
+    """Writes checkpoints in a thread, one at a time."""
+
+    def __init__(self, run: Path, tokenizer: Tokenizer, world: World, every: Every) -> None:
+        self._run, self._tokenizer, self._world, self._every = run, tokenizer, world, every
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Begin to write `checkpoints/step-N`; return its path.
+
+        Raises what went wrong with the one before.
+        """
+        self.wait()
+        folder = self._run / CHECKPOINTS / f"step-{snapshot.progress.step:07d}"
+
+        def work() -> None:
+            try:
+                _write(folder, snapshot, self._tokenizer, self._world)
+                if self._world.main:
+                    _retire(self._run, folder, snapshot.progress.best_step, self._every)
+            except BaseException as error:
+                self._error = error
+
+        # A run that fails elsewhere must not wait for it.
+        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        self._thread.start()
+        return folder
+
+    def wait(self) -> None:
+        """Wait for the checkpoint being written; raise what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World) -> None:
+    """Write a checkpoint by all processes together; it appears when it is whole and verified."""
+    with ExitStack() as stack:
+        temporary = folder
+
+        def begin() -> Path:
+            for torn in folder.parent.glob(".step-*.tmp"):  # left by a run killed while saving
+                shutil.rmtree(torn, ignore_errors=True)
+            return stack.enter_context(atomic_folder(folder, overwrite=True))
+
+        temporary = _together(world, lambda: begin() if world.main else folder)[0]
         state = temporary / "state"
-        state.mkdir()
-        tensors = {f"optimizer/{k}": t.contiguous() for k, t in optimizers.named_state()}
-        tensors["rng/cpu"] = torch.get_rng_state()
-        device = model.wte.weight.device
-        if device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
-        try:
-            save_file(tensors, state / "state.safetensors")
-        except SafetensorError as error:
-            raise checkpoint.disk_error(error) from error
-        write_json(state / "progress.json", asdict(progress) | {"scaler": scaler.state_dict()})
-    for torn in folder.parent.glob(".step-*.tmp"):  # left by a run killed while saving
-        shutil.rmtree(torn, ignore_errors=True)
-    for old in list_checkpoints(run):
-        if old != folder and old.name != f"step-{progress.best_step:07d}":
+        with _telling_disk_errors(folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is not distributed
+            dcp.save(
+                snapshot.tensors,
+                storage_writer=dcp.HuggingFaceStorageWriter(str(state), save_distributed=True),
+                process_group=world.background,
+                no_dist=world.size == 1,
+            )
+
+        def finish() -> None:
+            with _telling_disk_errors(folder):
+                own = f"shard-{world.rank + 1:05d}-"
+                for file in state.glob(f"{own}*.safetensors"):
+                    _compare(file, snapshot.tensors)
+                if world.main:
+                    _write_model(temporary, snapshot, tokenizer)
+                    table = asdict(snapshot.progress)
+                    write_json(state / "progress.json", table)
+
+        _together(world, finish)
+        if world.main:
+            write_json(state / DIGESTS, {"files": _digests(temporary)})
+
+
+def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None:
+    model = assembled(snapshot.config, snapshot.weights)
+    checkpoint.write_into(folder, model, tokenizer, snapshot.metadata)
+    expected = checkpoint.to_hf_tensors(model)
+    _compare(folder / checkpoint.WEIGHTS, {f"transformer.{n}": t for n, t in expected.items()})
+
+
+def _together(world: World, work: Callable[[], Any]) -> list[Any]:
+    """What `work` gives on every process; if it fails on one, all raise."""
+    found: Any = None
+    problem: str | None = None
+    try:
+        found = work()
+    except UserError as error:
+        problem = str(error)
+    results = [(found, problem)]
+    if world.size > 1:
+        results = [(None, None)] * world.size
+        dist.all_gather_object(results, (found, problem), group=world.background)
+    for _, told in results:
+        if told is not None:
+            raise UserError(told)
+    return [value for value, _ in results]
+
+
+@contextmanager
+def _telling_disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointException as error:
+        for failure, _ in error.failures.values():
+            if isinstance(failure, OSError):
+                raise writing_failed(folder, failure) from error
+            if isinstance(failure, SafetensorError):
+                raise writing_failed(folder, checkpoint.disk_error(failure)) from error
+        raise RuntimeError(f"{folder} could not be written: {error}") from error
+    except SafetensorError as error:
+        raise writing_failed(folder, checkpoint.disk_error(error)) from error
+    except OSError as error:
+        raise writing_failed(folder, error) from error
+
+
+def _compare(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Read back what was written; UserError if it is not what was meant."""
+    with safe_open(file, framework="pt") as found:
+        for name in found.keys():  # noqa: SIM118 - not a mapping
+            meant = tensors[name]
+            meant = meant.to_local() if isinstance(meant, DTensor) else meant
+            if not _same_bytes(found.get_tensor(name), meant):
+                raise UserError(
+                    f"{file.name} did not come back from the disk as it was written; the disk or "
+                    "its memory is failing, use another"
+                )
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    # As bytes, for NaNs differ from themselves.
+    first, second = (t.contiguous().view(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(first, second)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _retire(run: Path, newest: Path, best_step: int, every: Every) -> None:
+    """Remove the checkpoints that the recipe does not keep."""
+    found = list_checkpoints(run)
+    for old in found[: -every.keep]:
+        step = step_of(old)
+        kept = every.keep_each and step % every.keep_each == 0
+        if old != newest and step != best_step and not kept:
             shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
-def load(
-    folder: Path, model: GPT2, optimizers: Optimizers, scaler: torch.amp.GradScaler
-) -> Progress:
-    """Restore weights, optimizers, scaler and random state in place; return where the run was."""
-    saved = checkpoint.read_folder(folder, model.wte.weight.dtype)
-    if saved.config != replace(model.config.unpadded(), dropout=0.0):
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        recorded = read_json(folder / "state" / DIGESTS)["files"]
+        found = _digests(folder)
+    except (UserError, KeyError, TypeError, OSError) as error:
+        return f"{folder} is incomplete ({error})"
+    for name, digest in recorded.items():
+        if name not in found:
+            return f"{folder / name} is missing"
+        if found[name] != digest:
+            return f"{folder / name} has changed since it was written"
+    return None
+
+
+def load(folder: Path, model: GPT2, optimizers: Optimizers, world: World) -> Progress:
+    """Restore weights and optimizers in place; return where the run was.
+
+    The number of processes may be another than the one that wrote it.
+    """
+    saved = checkpoint.from_hf_config(folder / "config.json")
+    if not _same_shape(saved, model.config):
         raise UserError(
             f"{folder} holds a model of another shape than the run's recipe; undo the edit"
         )
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            value = saved.get_parameter(name)
-            p[: len(value)].copy_(value)
-    file = folder / "state" / "state.safetensors"
+    n_head, ranks = model.config.n_head, world.tensor_size
+    named = dict(_named(model, optimizers))
+    targets = {}
+    for name, t in named.items():
+        targets[name] = t.detach()
+        if _shares_matrices(t):
+            shape = tensor_parallel.in_order(
+                name, torch.empty(t.shape, device="meta"), n_head, ranks
+            ).shape
+            targets[name] = torch.empty(shape, dtype=t.dtype)
+    state = folder / "state"
     try:
-        tensors: dict[str, Tensor] = load_file(file)
-        optimizers.load_named_state(
-            {k.removeprefix("optimizer/"): t for k, t in tensors.items() if k[:4] != "rng/"}
-        )
-        torch.set_rng_state(tensors["rng/cpu"])
-        device = model.wte.weight.device
-        if device.type == "cuda" and "rng/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng/cuda"], device)
-        table = read_json(folder / "state" / "progress.json")
-        scaler.load_state_dict(table.pop("scaler"))
-        return Progress(**table)
-    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{file} cannot be resumed from ({error}); remove {folder}") from None
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            dcp.load(
+                targets,
+                storage_reader=dcp.HuggingFaceStorageReader(str(state)),
+                process_group=world.background,
+                no_dist=world.size == 1,
+            )
+            for name, t in named.items():
+                if _shares_matrices(t):
+                    ordered = tensor_parallel.by_rank(name, targets[name], n_head, ranks)
+                    t.copy_(part_of(ordered, t))
+        progress = Progress(**read_json(state / "progress.json"))
+    except (CheckpointException, SafetensorError, OSError, KeyError, TypeError, ValueError,
+            RuntimeError) as error:  # fmt: skip
+        raise UserError(f"{state} cannot be resumed from ({error}); remove {folder}") from None
+    optimizers.updates = progress.updates
+    return progress
+
+
+def _same_shape(saved: GPT2Config, wanted: GPT2Config) -> bool:
+    names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "activation")
+    return all(getattr(saved, name) == getattr(wanted, name) for name in names)

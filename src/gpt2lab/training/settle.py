@@ -1,0 +1,38 @@
+"""What a recipe leaves open, decided for the machine at hand."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gpt2lab.doctor import default_device, fastest_dtype
+from gpt2lab.errors import UserError
+from gpt2lab.training.recipe import Recipe
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """The recipe with everything that depends on this machine decided, so that a resume agrees."""
+    name = recipe.train.device or default_device().type
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"train.device {name!r} cannot be used here: {reason}") from None
+    dtype = recipe.train.dtype
+    if dtype == "auto":
+        dtype = fastest_dtype(device)  # type: ignore[assignment]
+    threads = recipe.train.threads or _threads()
+    train = replace(recipe.train, device=str(device), dtype=dtype, threads=threads)
+    paths = [recipe.data.path, *recipe.data.also]
+    path, *also = (str(Path(p).absolute()) if p else "" for p in paths)
+    return replace(recipe, train=train, data=replace(recipe.data, path=path, also=tuple(also)))
+
+
+def _threads() -> int:
+    """PyTorch's choice for a process alone; torchrun would give each of several just one."""
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return (
+        torch.get_num_threads() if neighbours == 1 else max(1, (os.cpu_count() or 1) // neighbours)
+    )

@@ -1,0 +1,107 @@
+"""The shards a run reads: found or made, checked whole before the first step, and mixed."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2lab.corpus import build, plaintext
+from gpt2lab.corpus.shards import Tokens, has_split, open_split, tokenizer_digest, verify
+from gpt2lab.errors import UserError
+from gpt2lab.progress import step
+from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.training.data import Mixture, Windows
+from gpt2lab.training.loop import Data
+from gpt2lab.training.parallel import World
+from gpt2lab.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Data, and what is recorded of it."""
+
+    data: Data
+    digest: str
+    train_tokens: int
+
+
+def open_sources(recipe: Recipe, run: Path, world: World, *, anew: bool) -> Sources:
+    """Open everything the recipe names; all processes together.
+
+    anew: tokenise text anew even if an older run left shards, which may be of other text.
+    Raises UserError naming the file if a shard is damaged or made with another tokenizer.
+    """
+    first = world.first(lambda: _shards(recipe, run, anew=anew))
+    folders = [first, *(Path(p) for p in recipe.data.also)]
+    tokenizer = _tokenizer(recipe, folders)
+    if tokenizer.size > recipe.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer has "
+            f"{tokenizer.size} ids; set it to at least that"
+        )
+    trains = [open_split(folder, "train") for folder in folders]
+    vals = [open_split(folder, "val") for folder in folders if has_split(folder, "val")]
+    with step("checking shards") as bar:
+        for number, folder in enumerate(folders):
+            top = _check(folder, world, lambda f: bar.update((number + f) / len(folders)))  # noqa: B023
+            if top >= recipe.model.vocab_size:
+                raise UserError(
+                    f"{folder} holds token id {top}, above model.vocab_size "
+                    f"{recipe.model.vocab_size}; the shards were made with another tokenizer"
+                )
+    windows = [
+        Windows(tokens, recipe.context, (recipe.train.seed, number))
+        for number, tokens in enumerate(trains)
+    ]
+    weights = recipe.data.weights or [float(len(tokens)) for tokens in trains]
+    val = Tokens(tuple(part for tokens in vals for part in tokens.parts), "") if vals else None
+    digest = trains[0].digest
+    if len(trains) > 1:
+        digest = hashlib.sha256(",".join(t.digest for t in trains).encode()).hexdigest()
+    return Sources(Data(Mixture(windows, weights), val, tokenizer), digest, sum(map(len, trains)))
+
+
+def _check(folder: Path, world: World, on_progress: Callable[[float], None]) -> int:
+    """Compare all shards of a folder with their digests, each process a part; the largest id."""
+    splits = [split for split in ("train", "val") if has_split(folder, split)]
+
+    def mine() -> int:
+        return verify(folder, splits, part=world.rank, parts=world.size, on_progress=on_progress)
+
+    return max(world.each(mine))
+
+
+def _shards(recipe: Recipe, run: Path, *, anew: bool) -> Path:
+    """The folder of shards: the recipe's own, or made from its text under the run."""
+    if not recipe.data.path:
+        raise UserError("data.path is not set; give shards, a text file or a folder of texts")
+    path = Path(recipe.data.path)
+    if path.is_dir() and has_split(path, "train"):
+        return path
+    made = run / "data"
+    if anew or not has_split(made, "train"):
+        documents = plaintext.read_documents(path)
+        tokenizer = Tokenizer.load(recipe.data.tokenizer)
+        with step("tokenising") as bar:
+            build.shard(
+                documents,
+                tokenizer,
+                made,
+                held_out=recipe.data.held_out,
+                overwrite=True,
+                on_progress=bar.update,
+            )
+    return made
+
+
+def _tokenizer(recipe: Recipe, folders: list[Path]) -> Tokenizer:
+    """The tokenizer the shards were written with; UserError if that of some is another."""
+    beside = folders[0] / "tokenizer"
+    tokenizer = Tokenizer.load(beside if beside.exists() else recipe.data.tokenizer)
+    for folder in folders:
+        if tokenizer_digest(folder) not in (None, tokenizer.digest):
+            raise UserError(
+                f"{folder} was written with another tokenizer than {tokenizer.vocabulary.where}; "
+                "set data.tokenizer to that one"
+            )
+    return tokenizer
