@@ -79,7 +79,8 @@ def gpt2lab_step(shape, folder):
     from gpt2lab.corpus.shards import Tokens
     from gpt2lab.model import GPT2Config
     from gpt2lab.tokenizer import train
-    from gpt2lab.training.loop import Trainer
+    from gpt2lab.training.data import Mixture, Windows
+    from gpt2lab.training.loop import Data, Trainer
     from gpt2lab.training.recipe import Optimizer, Recipe, Train
 
     layers, heads, width, context, batch = shape
@@ -95,7 +96,8 @@ def gpt2lab_step(shape, folder):
     )  # fmt: skip
     ids = np.random.default_rng(0).integers(VOCAB, size=200_000).astype(np.uint16)
     tokenizer = train(["abc"], 257)
-    trainer = Trainer(recipe, Path(folder), tokenizer, Tokens((ids,), ""), None, {})
+    mixture = Mixture([Windows(Tokens((ids,), ""), context, (0,))], [1.0])
+    trainer = Trainer(recipe, Path(folder), Data(mixture, None, tokenizer), {})
     return trainer._step
 
 
@@ -118,7 +120,24 @@ def work(name, shape_name, path):
             seconds.append(time.perf_counter() - began)
     tokens = shape[3] * shape[4]
     rate = round(tokens / statistics.median(seconds[1:]), 1)
-    print(json.dumps({"tokens_per_s": rate, "peak_mib": peers.peak_mib()}))
+    print(
+        json.dumps({"tokens_per_s": rate, "peak_mib": peers.peak_mib()} | utilisation(shape, rate))
+    )
+
+
+def utilisation(shape, rate):
+    """MFU against the float32 matrix rate measured in the same minute."""
+    import torch
+
+    from gpt2lab.doctor import matmul_tflops
+    from gpt2lab.model import GPT2Config
+
+    layers, heads, width, context, _ = shape
+    flops = GPT2Config(
+        n_layer=layers, n_head=heads, n_embd=width, vocab_size=VOCAB
+    ).flops_per_token(context)  # fmt: skip
+    peak = matmul_tflops(torch.device("cpu"), torch.float32, 2048)
+    return {"mfu": round(rate * flops / peak / 1e12, 4), "peak_gflops": round(1000 * peak, 1)}
 
 
 def main():

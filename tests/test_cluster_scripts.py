@@ -17,7 +17,7 @@ from small_runs import recipe, sentence
 
 HERE = Path(__file__).resolve().parents[1] / "recipes" / "cluster"
 STAND_INS = {
-    # ssh -tt HOST COMMAND
+    # ssh -n HOST COMMAND
     "ssh": 'shift 2; exec bash -c "$*"',
     "srun": 'exec "$@"',
     "scontrol": "echo localhost",

@@ -13,27 +13,34 @@ recipe=$1 run=$2
 shift 2
 read -ra hosts <<< "$HOSTS"
 
-if [[ -f $run/recipe.toml && -d $run/checkpoints ]]; then
+if [[ -f $run/recipe.toml ]]; then
     what=(train --resume "$run")
 else
     what=(train "$recipe" --out "$run" "$@")
 fi
 
-command=("${TORCHRUN:-.venv/bin/torchrun}"
+id="$(basename "$run")-$(date +%s)"
+command=(env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110 "${TORCHRUN:-.venv/bin/torchrun}"
     --nnodes "${#hosts[@]}" --nproc-per-node "${PROCESSES_PER_NODE:-8}" --max-restarts 3
-    --rdzv-backend c10d --rdzv-endpoint "${hosts[0]}:${PORT:-29500}" --rdzv-id "$run"
+    --rdzv-backend c10d --rdzv-endpoint "${hosts[0]}:${PORT:-29500}" --rdzv-id "$id"
     -m gpt2lab "${what[@]}")
 
 pids=()
 for host in "${hosts[@]}"; do
-    # -tt: a terminal on the far side, so that ctrl-C reaches torchrun there.
-    ssh -tt "$host" "cd $(printf %q "$PWD") && $(printf '%q ' "${command[@]}")" &
+    ssh -n "$host" "cd $(printf %q "$PWD") && $(printf '%q ' "${command[@]}")" &
     pids+=($!)
 done
-trap 'kill -INT "${pids[@]}" 2> /dev/null || true' INT TERM
+stop() {
+    for host in "${hosts[@]}"; do
+        ssh "$host" "pkill -INT -f -- '--rdzv-id $id'" || true
+    done
+}
+trap stop INT TERM
 
 status=0
 for pid in "${pids[@]}"; do
-    wait "$pid" || status=$?
+    while kill -0 "$pid" 2> /dev/null; do
+        wait "$pid" || status=$? # a signal ends the waiting, not the run
+    done
 done
 exit "$status"

@@ -110,6 +110,31 @@ def test_any_number_of_processes_gives_the_same_losses(tmp_path, shards):
         assert_same_run(tmp_path / "one-still", tmp_path / name)
 
 
+def test_low_precision_is_the_same_up_to_rounding(tmp_path, shards):
+    """Norms and the residual stream stay float32; a resharded copy is what is saved."""
+    plain = recipe(shards, dtype="bfloat16", every=Every(evaluate=3, windows=9, save=3, sample=3))
+    runs.start(plain, tmp_path / "one")
+    kept = replace(plain, parallel=replace(FSDP, reshard=False))
+    dropped = replace(kept, parallel=FSDP)
+    train_on(2, tmp_path, {"kept": ("start", kept), "dropped": ("crash", dropped)})
+    train_on(2, tmp_path, {"dropped": ("resume", dropped)})
+    for name in ("kept", "dropped"):
+        assert torch.allclose(losses(tmp_path / "one"), losses(tmp_path / name), atol=5e-3)
+    weights = load_file(tmp_path / "kept" / "model" / "model.safetensors")
+    matrix = weights["transformer.h.0.mlp.c_fc.weight"]
+    assert not torch.equal(matrix, matrix.bfloat16().float())
+    assert torch.equal(losses(tmp_path / "kept"), losses(tmp_path / "dropped"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_under_fsdp(tmp_path, shards):
+    plain = recipe(shards, dtype="bfloat16", dropout=0.0, checkpoint_blocks=True)
+    compiled = replace(plain, train=replace(plain.train, compile=True), parallel=FSDP)
+    runs.start(plain, tmp_path / "one")
+    train_on(2, tmp_path, {"two": ("start", compiled)})
+    assert torch.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-2)
+
+
 def test_a_run_goes_on_on_another_number_of_processes(tmp_path, shards):
     still = recipe(shards, dropout=0.0)
     fsdp = replace(still, parallel=FSDP)

@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
         folder = runs.start(recipe, where, overwrite=command.overwrite)
     if os.environ.get("RANK", "0") != "0":
         return
-    last = read_metrics(where)[-1]
+    last = (read_metrics(where) or [{"step": 0, "loss": None, "seconds": 0.0}])[-1]
     result: dict[str, Any] = {
         "model": str(folder) if folder else None,
         "steps": last["step"],

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +65,9 @@ class Metrics(Callback):
         peak = self._peak.tflops * 1e12 * trainer.world.size
         record["mfu"] = round(record["tokens_per_s"] * flops / peak, 4)
         record["peak_memory_mib"] = round(peak_memory(trainer.device) / 2**20)
+        ending = trainer.fraction >= 1 or trainer.stopping
         worth = {"validation_loss", "spike"} & record.keys()
-        due = record["step"] % recipe.every.log == 0 or worth or trainer.fraction >= 1
+        due = record["step"] % recipe.every.log == 0 or worth or ending
         if due and self._file is not None:
             try:
                 self._file.write(json.dumps(record) + "\n")
@@ -85,6 +85,10 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes held at one time so far: on the GPU, or by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     kib = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
@@ -123,14 +127,14 @@ class Screen(Callback):
         if not trainer.world.main:
             return
         now = record["loss"]
-        if self._loss is None or now is None:
-            self._loss = now or math.nan
-        self._loss = self._loss if now is None else 0.95 * self._loss + 0.05 * now
+        if now is not None:
+            self._loss = now if self._loss is None else 0.95 * self._loss + 0.05 * now
         done = trainer.fraction
         left = trainer.progress.seconds * (1 - done) / max(done, 1e-9)
+        loss = math.nan if self._loss is None else self._loss
         self._bar.update(
             done,
-            f"step {record['step']:,} · loss {self._loss:.3f} · "
+            f"step {record['step']:,} · loss {loss:.3f} · "
             f"{record['tokens_per_s']:,.0f} tokens/s · MFU {100 * record['mfu']:.0f} % · "
             f"{clock(left)} left",
         )
@@ -138,8 +142,6 @@ class Screen(Callback):
             self._bar.print(
                 f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
             )
-        if record.get("skipped"):
-            self._bar.print(f"step {record['step']:,}: a spike in the loss; its batch is left out")
 
 
 class Profile(Callback):

@@ -140,7 +140,11 @@ class Prefetch:
 
     def _read(self, samples: Places) -> tuple[Tensor, Tensor]:
         x_BT, y_BT = self._mixture.batch(samples)
-        return (x_BT.pin_memory(), y_BT.pin_memory()) if self._pin else (x_BT, y_BT)
+        return (
+            (x_BT.contiguous().pin_memory(), y_BT.contiguous().pin_memory())
+            if self._pin
+            else (x_BT, y_BT)
+        )
 
 
 def validation_windows(tokens: Tokens, context: int, count: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from gpt2lab.doctor import DTYPES, keep_freed_memory
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
 from gpt2lab.model.transformer import GPT2
+from gpt2lab.progress import console
 from gpt2lab.storage import writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import parallel, state
@@ -32,7 +33,7 @@ from gpt2lab.training.spikes import WINDOW, deviations
 from gpt2lab.training.watchdog import Watchdog
 
 MOST_SPIKES = 10
-"""Spikes in a row that are skipped before a run is given up."""
+"""Spikes, none far from the one before, after which a run is given up."""
 CALM_STEPS = 2000
 """Steps without overflow after which float16's loss scale is doubled."""
 
@@ -91,8 +92,14 @@ class Trainer:
             torch.set_num_threads(recipe.train.threads)
         keep_freed_memory()
         self._require_even_parts()
-        self.model = GPT2(recipe.model, init=recipe.train.init, seed=recipe.train.seed)
-        self.model.to(self.device, torch.float64 if self.dtype is torch.float64 else None).train()
+        # Losses are added up in float64 where the device has it.
+        self._exact = torch.float32 if self.device.type == "mps" else torch.float64
+        self.model = GPT2(recipe.model, init=recipe.train.init, seed=recipe.train.seed).train()
+        if self.dtype is torch.float64:
+            self.model.double()
+        cut = recipe.parallel.strategy == "fsdp" or self.world.tensor_size > 1
+        if not (self.world.mesh and cut):  # else a device gets its part only
+            self.model.to(self.device)
         self.model.checkpoint_blocks = recipe.train.checkpoint_blocks
         if recipe.train.compile:
             for block in self.model.h:
@@ -100,6 +107,7 @@ class Trainer:
         separator = data.tokenizer.end_of_text if recipe.data.separate_documents else None
         loss = NextTokenLoss(self.model, self.dtype, separator)
         self._loss = parallel.spread(loss, self.model, self.world, recipe.parallel, self.dtype)
+        self.model.to(self.device)
         self.optimizers = Optimizers(self.model, recipe.optimizer, self.world, self.dtype)
         self.mixture = data.mixture
         self._batches = Prefetch(data.mixture, pin=self.device.type == "cuda")
@@ -109,16 +117,18 @@ class Trainer:
             else None
         )
         self.progress = state.Progress()
-        self._saver = state.Saver(run, data.tokenizer, self.world, recipe.every)
+        self._saver = state.Saver(run, data.tokenizer, self.world, recipe.every, self.device)
         self._watchdog: Watchdog | None = None
         if self.world.store is not None:
             self._watchdog = Watchdog(
                 self.world.store, self.world.rank, self.world.size, recipe.parallel.timeout
             )
         self._clock = 0.0
-        self._stopping = False
+        self.stopping = False
+        """Whether some process was asked to stop."""
         self._saved = -1
         self._spikes = 0
+        self._last_spike = 0
 
     def _require_even_parts(self) -> None:
         parts, micro = self.world.data_size, self.recipe.train.micro_batch
@@ -149,7 +159,7 @@ class Trainer:
         self._clock = time.monotonic() - self.progress.seconds
         with delayed_signals() as stop, self._watched():
             try:
-                while self.fraction < 1 and not self._stopping:
+                while self.fraction < 1 and not self.stopping:
                     record = self._step(stop=stop())
                     if record is not None:
                         for callback in self.callbacks:
@@ -162,7 +172,8 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.finish(self)
             self.save()
-            self._saver.wait()
+            with self._resting():
+                self._saver.wait()
         if self.fraction < 1:
             return None
         out = self.run / "model"
@@ -180,26 +191,38 @@ class Trainer:
             with self._watchdog.watching():
                 yield
 
-    def _at(self, place: int) -> None:
+    def _at(self) -> None:
+        """A sign of life, between two pieces of work that all processes do in the same order."""
         if self._watchdog is not None:
-            self._watchdog.at(self.progress.step + 1, place)
+            self._watchdog.at(self.progress.step + 1)
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Nobody is expected to answer: a slow disk may take its time."""
+        if self._watchdog is None:
+            yield
+        else:
+            with self._watchdog.resting():
+                yield
 
     def _step(self, *, stop: bool = False) -> dict[str, Any] | None:
         """One optimizer step; its record, or None if it was undone by going back.
 
         stop: this process was asked to stop, which all learn here.
         """
-        self._at(0)
+        self._at()
+        self._saver.check()
         began = time.monotonic()
         recipe, progress = self.recipe, self.progress
         half = 0.5 / recipe.train.steps if recipe.train.steps else 0.0
         multiple = self.optimizers.set_rate(self.fraction + half)
         first = progress.samples
         loss = self._gradients(first)
-        self._at(1)
+        self._at()
         norm = float(parallel.gradient_norm(self.model.parameters())) / self._scale
         value = self._share(loss, stop)
         progress.samples += recipe.sequences
+        progress.tokens += recipe.train.batch_tokens
         excess = deviations(value if math.isfinite(norm) else norm, progress.losses)
         action = self._judge(value, norm, excess, first)
         if action == "rollback":
@@ -210,7 +233,8 @@ class Trainer:
             self.optimizers.step()
             progress.updates += 1
             progress.losses = [*progress.losses, value][-WINDOW:]
-        self.optimizers.zero_grad()
+        else:
+            self.optimizers.zero_grad()
         self._adapt_scale(overflow=not math.isfinite(norm))
         progress.step += 1
         record: dict[str, Any] = {
@@ -218,10 +242,13 @@ class Trainer:
             "loss": value if math.isfinite(value) else None,
             "grad_norm": norm if math.isfinite(norm) else None,
             "rate": multiple,
+            "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
             "tokens_per_s": round(recipe.train.batch_tokens / (time.monotonic() - began), 1),
         }
-        if action == "skip" or (recipe.train.spike and excess > recipe.train.spike):
+        if action == "overflow":
+            record["overflow"] = True
+        elif action == "skip" or (recipe.train.spike and excess > recipe.train.spike):
             record["spike"] = round(excess, 1) if math.isfinite(excess) else None
             record["skipped"] = action == "skip"
         return record
@@ -233,9 +260,11 @@ class Trainer:
         """
         now = self._micro_batches(first)
         upcoming = [*now[1:], self._micro_batches(first + self.recipe.sequences)[0]]
-        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        total = torch.zeros((), device=self.device, dtype=self._exact)
         for number, (samples, after) in enumerate(zip(now, upcoming, strict=True)):
+            self._at()
             x_BT, y_BT = self._batches.batch(samples, after)
+            self._at()
             if self.recipe.model.dropout:
                 # Of the samples, not of the process, so that it is the same on any number of them.
                 key = np.random.SeedSequence((self.recipe.train.seed, int(samples[0])))
@@ -258,10 +287,10 @@ class Trainer:
     def _share(self, loss: Tensor, stop: bool) -> float:
         """Mean loss over all processes; also agrees on the time and on whether to stop."""
         seconds = time.monotonic() - self._clock if self.world.main else 0.0
-        facts = torch.tensor([0.0, stop, seconds], dtype=torch.float64, device=self.device)
+        facts = torch.tensor([0.0, stop, seconds], dtype=self._exact, device=self.device)
         facts[0] = loss
         value, stops, self.progress.seconds = self.world.sum(facts).tolist()
-        self._stopping = stops > 0
+        self.stopping = stops > 0
         return float(value / self.world.size)
 
     def loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
@@ -271,39 +300,46 @@ class Trainer:
 
     def _judge(
         self, loss: float, norm: float, excess: float, first: int
-    ) -> Literal["update", "skip", "rollback"]:
+    ) -> Literal["update", "skip", "overflow", "rollback"]:
         """What to do about a step, by the recipe's policy for spikes."""
         train = self.recipe.train
         finite = math.isfinite(loss) and math.isfinite(norm)
-        if self.dtype is torch.float16 and math.isfinite(loss) and not finite:
-            return "skip"  # float16 gradients overflow by design now and then; the scale backs off
+        if math.isfinite(loss) and not finite and self._scale > 1:
+            return "overflow"  # float16 gradients do so now and then; the scale backs off
+        step = self.progress.step + 1
         if finite and not (train.spike and excess > train.spike):
-            self._spikes = 0
+            if step > self._last_spike + WINDOW:
+                self._spikes = 0
             return "update"
         if finite and train.on_spike == "record":
             return "update"
         where = self.mixture.where(np.arange(first, first + self.recipe.sequences))
         what = (
-            f"step {self.progress.step + 1} gave loss {loss:.4g} and gradient norm {norm:.4g} on "
+            f"step {step} gave loss {loss:.4g} and gradient norm {norm:.4g} on "
             f"the sequences that start at tokens {where}"
         )
         self._spikes += 1
+        self._last_spike = step
         if train.on_spike == "record" or self._spikes > MOST_SPIKES:
             self._diverged(what)
         back = train.on_spike == "rollback" and self._go_back()
+        did = f"back to step {self.progress.step}" if back else "this batch is left out"
+        console().print(f"{what}; {did}", markup=False)
         self._note(event="rollback" if back else "skip", what=what, now_at=self.progress.step)
         return "rollback" if back else "skip"
 
     def _go_back(self) -> bool:
         """Return to the last checkpoint, but not to its place in the data; False without one."""
-        self._saver.wait()
-        kept = self.world.first(lambda: state.list_checkpoints(self.run))
-        if not kept:
+        with self._resting():
+            self._saver.wait()
+            kept = self.world.first(lambda: state.last_sound(self.run, console().print))
+        if kept is None:
             return False
-        samples, seconds = self.progress.samples, self.progress.seconds
+        now = self.progress
         self.optimizers.zero_grad()
-        self.restore(kept[-1])
-        self.progress.samples, self.progress.seconds = samples, seconds
+        self.restore(kept)
+        self.progress.samples, self.progress.tokens = now.samples, now.tokens
+        self.progress.seconds = now.seconds
         for callback in self.callbacks:
             callback.begin(self)
         return True
@@ -344,17 +380,19 @@ class Trainer:
         x_NT, y_NT = self._val
         world, size = self.world, max(1, self.recipe.train.micro_batch)
         firsts = range(0, len(x_NT), size)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=self._exact, device=self.device)
         self.model.eval()
         for number in range(world.data_rank, -(-len(firsts) // world.data_size) * world.data_size,
                             world.data_size):  # fmt: skip
             # Every process makes as many passes, as blocks may have to be gathered for each.
+            self._at()
             own = number < len(firsts)
             at = firsts[number] if own else 0
             loss = self.loss(x_NT[at : at + size], y_NT[at : at + size])
             if own:
                 total += loss * len(x_NT[at : at + size])
         self.model.train()
+        parallel.reshard(self._loss)
         mean = float(world.sum(total)) / world.tensor_size / len(x_NT)
         if mean < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = mean, self.progress.step
@@ -364,6 +402,8 @@ class Trainer:
         """Begin to write a checkpoint of the current step, unless there is one already."""
         if self._saved == self.progress.step:
             return
+        with self._resting():
+            self._saver.wait()  # before a second copy of everything is made
         self._saver.save(self._snapshot())
         self._saved = self.progress.step
 
@@ -384,7 +424,7 @@ class Trainer:
         progress = self.progress
         return self.metadata | {
             "step": progress.step,
-            "tokens": progress.step * self.recipe.train.batch_tokens,
+            "tokens": progress.tokens,
             "epochs": [round(e, 4) for e in self.mixture.epochs(progress.samples)],
             "seconds": round(progress.seconds, 1),
             "best_validation_loss": progress.best_loss if progress.best_step else None,
@@ -397,7 +437,8 @@ class Trainer:
         self._saved = self.progress.step
 
     def _diverged(self, what: str) -> NoReturn:
-        self._saver.wait()
+        with self._resting(), contextlib.suppress(UserError):  # the first error is the one to tell
+            self._saver.wait()
         kept = state.list_checkpoints(self.run)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"
         raise Diverged(

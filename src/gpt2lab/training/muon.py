@@ -82,14 +82,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every weight by one update of its gradient."""
         (group,) = self.param_groups
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        alike: dict[tuple[torch.Size, Matrix], list[nn.Parameter]] = {}
         for p in group["params"]:
-            by_shape.setdefault(p.shape, []).append(p)
-        for parameters in by_shape.values():
+            alike.setdefault((p.shape, self._kinds[p]), []).append(p)
+        for parameters in alike.values():
             self._move(parameters, group)
 
     def _move(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Move weights of one shape."""
+        """Move weights of one shape and kind."""
         momentum, rate = group["momentum"], group["lr"]
         aims = []
         for p in parameters:

@@ -7,12 +7,13 @@ part of every block's matrices (see `tensor_parallel`).
 """
 
 import contextlib
-import itertools
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2lab.errors import UserError
-from gpt2lab.model.transformer import GPT2
+from gpt2lab.model.transformer import GPT2, Block
 from gpt2lab.training import tensor_parallel
 from gpt2lab.training.recipe import Parallel
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 # A collective waits this long at most. Ranks may wait for the first to tokenise a corpus; a step
 # that hangs is noticed much sooner, by the watchdog.
 _LONGEST_WAIT = timedelta(days=1)
-_attempts = itertools.count()
+_MEETING_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,10 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
             )
         torch.cuda.set_device(local)
     rank = int(os.environ["RANK"])
-    attempt = next(_attempts)
+    meeting = _meet(_connect(rank=rank), rank, size)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
-        store=_store(f"groups/{attempt}", rank=rank),
+        store=dist.PrefixStore(f"{meeting}/groups", _connect()),
         rank=rank,
         world_size=size,
         timeout=_LONGEST_WAIT,
@@ -159,28 +160,50 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
             cpu_mesh if kind == "cpu" else init_device_mesh(kind, shape, mesh_dim_names=names),
             cpu_mesh,
             dist.new_group(backend="gloo", timeout=_LONGEST_WAIT),
-            _store(f"notes/{attempt}"),
+            dist.PrefixStore(f"{meeting}/notes", _connect()),
         )
     finally:
         dist.destroy_process_group()
 
 
-def _store(name: str, *, rank: int | None = None) -> dist.Store:
-    """A connection to the run's key-value store.
-
-    rank: this process's, if it may be the one that has to serve it. Keys are apart from those of
-    earlier attempts: torchrun's own store outlives a restart, and addresses of processes that are
-    gone would be found there.
-    """
+def _connect(*, rank: int | None = None) -> dist.Store:
+    """A connection to the run's key-value store; rank: this process's, if it may have to serve."""
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=rank == 0 and not served,
         multi_tenant=True,
     )
-    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"gpt2lab/{again}/{name}", store)
+
+
+def _meet(store: dist.Store, rank: int, size: int) -> str:
+    """A name that the processes of this attempt, and none of an earlier one, agree on.
+
+    torchrun's store outlives a restart, addresses of dead processes in it, and its counters of
+    restarts differ from machine to machine. So each process leaves a word nobody used before, and
+    the first answers whatever words it finds until all have taken the name it gives.
+    """
+    if rank:
+        word = uuid.uuid4().hex
+        store.set(f"gpt2lab/hello/{rank}", word)
+        name = store.get(f"gpt2lab/answer/{word}").decode()
+        store.set(f"{name}/here/{rank}", "")
+        return name
+    name = f"gpt2lab/{uuid.uuid4().hex}"
+    missing = set(range(1, size))
+    deadline = time.monotonic() + _MEETING_SECONDS
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"gpt2lab/hello/{other}"]):
+                word = store.get(f"gpt2lab/hello/{other}").decode()
+                store.set(f"gpt2lab/answer/{word}", name)
+            if store.check([f"{name}/here/{other}"]):
+                missing.discard(other)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"ranks {sorted(missing)} did not come within {_MEETING_SECONDS} s")
+        time.sleep(0.02)
+    return name
 
 
 def spread(
@@ -209,7 +232,10 @@ def spread(
         reduce_dtype=model.wte.weight.dtype,
         cast_forward_inputs=False,
     )
-    for block in model.h:
+    for module in model.h:
+        block = cast(Block, module)
+        # Norms are computed in full; in a 16-bit format their weights would be rounded.
+        fully_shard([block.ln_1, block.ln_2], mesh=data, reshard_after_forward=settings.reshard)
         fully_shard(block, mesh=data, reshard_after_forward=settings.reshard, mp_policy=low)
     fully_shard(loss, mesh=data, reshard_after_forward=False)
     return loss
@@ -226,6 +252,13 @@ def accumulating(module: nn.Module, *, more: bool) -> Iterator[None]:
         module.set_requires_gradient_sync(not more)
         module.set_is_last_backward(not more)
     yield
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of what a pass without a backward pass has left gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def local(t: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from gpt2lab.corpus.shards import has_split, open_split
 from gpt2lab.doctor import DTYPES, Peak, peak
+from gpt2lab.errors import UserError
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.training.loss import CHUNK_ELEMENTS, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
@@ -46,6 +47,10 @@ class Memory:
 def memory(recipe: Recipe, processes: int = 1) -> Memory:
     """What one of so many devices holds while training."""
     model, train, spread = recipe.model, recipe.train, recipe.parallel
+    if processes < 1 or processes % spread.tensor:
+        raise UserError(
+            f"parallel.tensor {spread.tensor} does not divide --processes {processes}; change one"
+        )
     data = processes // spread.tensor
     exact = 8 if train.dtype == "float64" else 4
     low = 2 if train.dtype in ("bfloat16", "float16") else exact
@@ -63,8 +68,11 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
         mine //= data
     elif low < exact:
         weights += low * blocks  # autocast's copies
-    matrices = blocks if recipe.optimizer.name == "muon" else 0
-    optimizer = exact * (2 * mine - min(matrices, mine))
+    optimizer = exact * 2 * mine
+    if recipe.optimizer.name == "muon":
+        # One momentum in place of two, and all matrices of one shape whole, several times over.
+        optimizer -= exact * blocks * mine // (blocks + tables)
+        optimizer += 3 * exact * model.n_layer * 4 * model.n_embd**2
     tokens = train.micro_batch * recipe.context
     width = model.n_embd
     # Saved for the backward pass of a block: its input and its middle, in full; two norms' outputs,

@@ -30,7 +30,7 @@ class Curve:
     @property
     def tokens(self) -> list[float]:
         """Tokens seen at each line of metrics."""
-        return [float(m["step"] * self.recipe.train.batch_tokens) for m in self.metrics]
+        return [float(m["tokens"]) for m in self.metrics]
 
     @property
     def hours(self) -> list[float]:

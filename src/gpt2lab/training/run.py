@@ -26,10 +26,11 @@ from gpt2lab.training.parallel import World
 from gpt2lab.training.recipe import Recipe
 from gpt2lab.training.samples import write_sample
 from gpt2lab.training.settle import settle
-from gpt2lab.training.sinks import Report
+from gpt2lab.training.sinks import IDENTITY, Report
 from gpt2lab.training.sources import Sources, open_sources
 
 RECIPE = "recipe.toml"
+TORCHRUN = "torchrun.txt"
 
 
 def start(
@@ -43,9 +44,10 @@ def start(
     if recipe.train.steps is None and recipe.train.minutes is None:
         raise UserError("the recipe says neither train.steps nor train.minutes; give one")
     with parallel.join(recipe.parallel, recipe.train.device) as world:
-        recipe = world.first(lambda: settle(recipe))
-        if world.first(lambda: _restarted(recipe, run)):
+        if world.first(lambda: _restarted(run)):
+            recipe = world.first(lambda: saved_recipe(run))
             return _resume(recipe, run, world, callbacks, allow_other_data=False)
+        recipe = world.first(lambda: settle(recipe))
         world.first(lambda: _require_room(run, overwrite=overwrite))
         sources = open_sources(recipe, run, world, anew=True)
         with Bar("training") as bar:
@@ -94,7 +96,7 @@ def _resume(
     sources = open_sources(recipe, run, world, anew=False)
     with Bar("training") as bar:
         trainer = _trainer(recipe, run, sources, world, bar, callbacks)
-        last = world.first(lambda: _last_sound(run, bar))
+        last = world.first(lambda: state.last_sound(run, bar.print))
         if last is not None:
             if not allow_other_data:
                 world.first(lambda: _require_same_data(last, trainer.metadata))
@@ -105,10 +107,18 @@ def _resume(
         return trainer.fit()
 
 
-def _restarted(recipe: Recipe, run: Path) -> bool:
-    """Whether torchrun has started this very run before."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return again and (run / RECIPE).exists() and saved_recipe(run) == recipe
+def _restarted(run: Path) -> bool:
+    """Whether the torchrun that started this process has started this very run before.
+
+    It tells its processes a name of its own, unless it goes by the default "none".
+    """
+    name, path = _torchrun(), run / TORCHRUN
+    return bool(name) and path.exists() and path.read_text("utf-8").strip() == name
+
+
+def _torchrun() -> str:
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if name == "none" else name
 
 
 def _require_room(run: Path, *, overwrite: bool) -> None:
@@ -122,9 +132,11 @@ def _require_room(run: Path, *, overwrite: bool) -> None:
 def _clear(recipe: Recipe, run: Path) -> None:
     for old in state.list_checkpoints(run):
         shutil.rmtree(old, ignore_errors=True)
-    for name in ("metrics.jsonl", "events.jsonl"):
+    for name in ("metrics.jsonl", "events.jsonl", IDENTITY):
         (run / name).unlink(missing_ok=True)
     _write_recipe(recipe, run)
+    with atomic_file(run / TORCHRUN) as temporary:
+        temporary.write_text(_torchrun() + "\n", "utf-8")
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
@@ -132,21 +144,10 @@ def _write_recipe(recipe: Recipe, run: Path) -> None:
         temporary.write_text(to_toml(recipe), "utf-8")
 
 
-def _last_sound(run: Path, bar: Bar) -> Path | None:
-    """The last checkpoint whose files are as they were written; None if there is none at all."""
-    found = state.list_checkpoints(run)
-    for folder in reversed(found):
-        problem = state.damage(folder)
-        if problem is None:
-            return folder
-        bar.print(f"{problem}; trying the checkpoint before it")
-    if found:
-        raise UserError(f"no checkpoint under {run} is sound; restore one, or start a new run")
-    return None
-
-
 def _require_same_data(last: Path, metadata: dict[str, Any]) -> None:
     before = read_json(last / checkpoint.METADATA)
+    if not isinstance(before, dict):
+        raise UserError(f"{last / checkpoint.METADATA} is damaged; remove {last}")
     for what in ("corpus_digest", "tokenizer_digest"):
         if before.get(what) != metadata[what]:
             raise UserError(

@@ -9,9 +9,9 @@ from types import FrameType
 
 @contextlib.contextmanager
 def delayed_signals() -> Iterator[Callable[[], bool]]:
-    """Turn ctrl-C and SIGTERM into a flag, so that they cannot fall into the middle of an update.
+    """Turn ctrl-C, SIGTERM and a lost terminal into a flag, read between two updates.
 
-    A second one does not wait.
+    A second ctrl-C does not wait; SIGTERM may come from several sides for one stop.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -20,11 +20,14 @@ def delayed_signals() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal seen
-        if seen:
+        if seen and number == signal.SIGINT:
             raise KeyboardInterrupt
         seen = True
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: seen
     finally:

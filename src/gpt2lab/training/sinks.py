@@ -3,15 +3,18 @@
 All are optional, none is imported unless the recipe names it, and metrics.jsonl is written anyway.
 """
 
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from gpt2lab.errors import UserError
+from gpt2lab.storage import atomic_file
 from gpt2lab.training.loop import Callback, Trainer
 from gpt2lab.training.recipe import Sink
 
 PROJECT = "gpt2lab"
+IDENTITY = "identity.txt"
 Log = Callable[[dict[str, float], int], None]
 Close = Callable[[], None]
 
@@ -62,13 +65,22 @@ def _tensorboard(trainer: Trainer) -> tuple[Log, Close]:
     return log, writer.close
 
 
+def _identity(trainer: Trainer) -> str:
+    """A name for this run and its resumes, and for no other run in a folder of the same name."""
+    path = trainer.run / IDENTITY
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            temporary.write_text(f"{trainer.run.name}-{uuid.uuid4().hex[:8]}\n", "utf-8")
+    return path.read_text("utf-8").strip()
+
+
 def _wandb(trainer: Trainer) -> tuple[Log, Close]:
     import wandb
 
     run = wandb.init(
         project=PROJECT,
         name=trainer.run.name,
-        id=trainer.run.name,
+        id=_identity(trainer),
         dir=trainer.run,
         config=asdict(trainer.recipe),
         resume="allow",
@@ -80,7 +92,7 @@ def _trackio(trainer: Trainer) -> tuple[Log, Close]:
     import trackio
 
     trackio.init(
-        project=PROJECT, name=trainer.run.name, config=asdict(trainer.recipe), resume="allow"
+        project=PROJECT, name=_identity(trainer), config=asdict(trainer.recipe), resume="allow"
     )
     return lambda numbers, step: trackio.log(numbers, step=step), trackio.finish
 

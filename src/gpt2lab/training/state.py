@@ -51,6 +51,8 @@ class Progress:
     """Optimizer steps done."""
     samples: int = 0
     """Sequences read, those of skipped steps included: the place in the data."""
+    tokens: int = 0
+    """Tokens read, likewise."""
     seconds: float = 0.0
     """Wall-clock seconds spent, over all resumes."""
     best_loss: float = float("inf")
@@ -158,8 +160,11 @@ def _copy(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
 class Saver:
     """Writes checkpoints in a thread, one at a time."""
 
-    def __init__(self, run: Path, tokenizer: Tokenizer, world: World, every: Every) -> None:
+    def __init__(
+        self, run: Path, tokenizer: Tokenizer, world: World, every: Every, device: torch.device
+    ) -> None:
         self._run, self._tokenizer, self._world, self._every = run, tokenizer, world, every
+        self._device = device
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -173,6 +178,8 @@ class Saver:
 
         def work() -> None:
             try:
+                if self._device.type == "cuda":  # a thread's device is the first one otherwise
+                    torch.cuda.set_device(self._device)
                 _write(folder, snapshot, self._tokenizer, self._world)
                 if self._world.main:
                     _retire(self._run, folder, snapshot.progress.best_step, self._every)
@@ -189,6 +196,10 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong with the last checkpoint, without waiting for one being written."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -197,7 +208,6 @@ class Saver:
 def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World) -> None:
     """Write a checkpoint by all processes together; it appears when it is whole and verified."""
     with ExitStack() as stack:
-        temporary = folder
 
         def begin() -> Path:
             for torn in folder.parent.glob(".step-*.tmp"):  # left by a run killed while saving
@@ -238,7 +248,7 @@ def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None
 
 
 def _together(world: World, work: Callable[[], Any]) -> list[Any]:
-    """What `work` gives on every process; if it fails on one, all raise."""
+    """What `work` gives on every process; a UserError of one is raised by all."""
     found: Any = None
     problem: str | None = None
     try:
@@ -312,15 +322,36 @@ def _retire(run: Path, newest: Path, best_step: int, every: Every) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        recorded = read_json(folder / "state" / DIGESTS)["files"]
+        recorded = dict(read_json(folder / "state" / DIGESTS)["files"])
         found = _digests(folder)
-    except (UserError, KeyError, TypeError, OSError) as error:
+    except (UserError, KeyError, TypeError, ValueError, OSError) as error:
         return f"{folder} is incomplete ({error})"
-    for name, digest in recorded.items():
+    del found[f"state/{DIGESTS}"]
+    for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
             return f"{folder / name} is missing"
-        if found[name] != digest:
+        if name not in recorded:
+            return f"{folder / name} does not belong there"
+        if found[name] != recorded[name]:
             return f"{folder / name} has changed since it was written"
+    return None
+
+
+def last_sound(run: Path, tell: Callable[[str], None]) -> Path | None:
+    """The last checkpoint whose files are as they were written; None if there is none at all.
+
+    Later ones are renamed, so that none of them is taken for the run's last again.
+    """
+    found = list_checkpoints(run)
+    for number, folder in reversed(list(enumerate(found))):
+        problem = damage(folder)
+        if problem is None:
+            for bad in found[number + 1 :]:
+                bad.rename(bad.with_name(f"damaged-{bad.name}"))
+            return folder
+        tell(f"{problem}; trying the checkpoint before it")
+    if found:
+        raise UserError(f"no checkpoint under {run} is sound; restore one, or start a new run")
     return None
 
 
@@ -359,10 +390,10 @@ def load(folder: Path, model: GPT2, optimizers: Optimizers, world: World) -> Pro
                     ordered = tensor_parallel.by_rank(name, targets[name], n_head, ranks)
                     t.copy_(part_of(ordered, t))
         progress = Progress(**read_json(state / "progress.json"))
+        optimizers.updates = int(progress.updates)
     except (CheckpointException, SafetensorError, OSError, KeyError, TypeError, ValueError,
             RuntimeError) as error:  # fmt: skip
         raise UserError(f"{state} cannot be resumed from ({error}); remove {folder}") from None
-    optimizers.updates = progress.updates
     return progress
 
 

@@ -28,12 +28,24 @@ class Watchdog:
         self._step = 0
         self._place = 0
         self._since = time.monotonic()
+        self._resting = False
         self._ended = threading.Event()
 
-    def at(self, step: int, place: int) -> None:
-        """Say that this process is at a place of a step: 0, 1, ... in the order they come in."""
-        self._step, self._place, self._since = step, place, time.monotonic()
+    def at(self, step: int) -> None:
+        """Say that this process goes on, in `step`; all do so in the same places."""
+        self._place += 1
+        self._step, self._since = step, time.monotonic()
         self._tell()
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Expect nothing until the block ends."""
+        self._resting = True
+        try:
+            yield
+        finally:
+            self._resting = False
+            self._since = time.monotonic()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -52,9 +64,9 @@ class Watchdog:
             self._pulse += 1
             self._tell()
             waited = time.monotonic() - self._since
-            if waited > self._limit:
+            if waited > self._limit and not self._resting:
                 message = self.report(waited)
-                if not self._ended.is_set():
+                if not (self._ended.is_set() or self._resting):
                     print(f"gpt2lab: error: {message}", file=sys.stderr, flush=True)
                     os._exit(EXIT_STATUS)  # the main thread is deep in a collective
 
@@ -68,7 +80,7 @@ class Watchdog:
         found = {}
         for rank in range(self._size):
             with contextlib.suppress(RuntimeError):
-                if rank != self._rank:
+                if rank != self._rank and self._store.check([str(rank)]):
                     step, place, pulse = map(int, self._store.get(str(rank)).split())
                     found[rank] = (step, place, pulse)
         return found
@@ -86,8 +98,13 @@ class Watchdog:
                 blamed.append(f"rank {rank}, which cannot be asked")
             elif after[rank] == before[rank]:
                 blamed.append(f"rank {rank}, which stopped in step {after[rank][0]}")
-            elif after[rank][:2] < (self._step, self._place):
+            elif after[rank][1] < self._place:
                 blamed.append(f"rank {rank}, which is still in step {after[rank][0]}")
+        if not blamed and any(place > self._place for _, place, _ in after.values()):
+            return (
+                f"rank {self._rank} itself has been busy for {waited:.0f} s in step {self._step}, "
+                "and the others wait for it; see what holds it up, or raise parallel.timeout"
+            )
         others = "; for ".join(blamed) or "the others, which wait as well: the network may be cut"
         return (
             f"rank {self._rank} has waited {waited:.0f} s in step {self._step} for {others}. See "
