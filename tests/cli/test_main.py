@@ -63,8 +63,10 @@ def test_a_recipe_that_does_not_come_first(tmp_path, capsys):
     (tmp_path / "r.toml").write_text("")
     assert main(["train", "--train.steps", "3", str(tmp_path / "r.toml")]) == 2
     assert "write the recipe first" in capsys.readouterr().err
-    assert main(["train", f"--resume={tmp_path}", "--overwrite"]) == 2
-    assert "--resume takes the run's own recipe" in capsys.readouterr().err
+    assert main(["train", f"--resume={tmp_path}"]) == 2
+    assert "holds no run (recipe.toml is missing)" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "r.toml"), f"--resume={tmp_path}", "--overwrite"]) == 2
+    assert "--resume goes on in the run's own folder" in capsys.readouterr().err
 
 
 def test_recipe_mistakes_exit_2(tmp_path, capsys):
@@ -159,8 +161,8 @@ def test_shard_import_and_train_together(folder, tmp_path, capsys):
     assert "sample at step 2" in captured.err
     assert main(["train", "--resume", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 3
-    assert main(["train", "--resume", str(run), "--train.steps", "9"]) == 2
-    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--train.steps", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 5
     assert main(["import", str(run / "model"), str(tmp_path / "copy"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_layer"] == 1
     assert main(["generate", str(run), "the", "--max-tokens", "3"]) == 0

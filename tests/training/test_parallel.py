@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+import gpt2lab
 from gpt2lab.model import GPT2Config
 from gpt2lab.settings import to_toml
 from gpt2lab.training import run as runs
@@ -279,3 +280,35 @@ def test_settings_that_do_not_fit_the_processes(tmp_path, shards, change, words)
     assert process.returncode != 0
     assert words in told
     assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+@pytest.mark.slow
+def test_124m_under_fsdp_and_on_alone(tmp_path, data):
+    """Twenty steps on two processes, three more on one, and transformers opens the result."""
+    settings = Recipe(
+        model=GPT2Config.named("124M"),
+        data=Data(
+            path=str(data / "corpus" / "us-inaugural.jsonl.zst"),
+            tokenizer=str(data / "tokenizer" / "gpt2"),
+        ),
+        optimizer=Optimizer(learning_rate=6e-4, warmup=0.1),
+        train=Train(
+            steps=20, batch_tokens=512, context=128, micro_batch=1, dtype="float32", device="cpu",
+            threads=1, peak_tflops=0.1,
+        ),
+        parallel=FSDP,
+        every=Every(evaluate=10, windows=4, save=10),
+    )  # fmt: skip
+    run = tmp_path / "run"
+    train_on(2, tmp_path, {"run": ("start", settings)})
+    found = [m["loss"] for m in read_metrics(run)]
+    assert len(found) == 20
+    assert found[0] > 10.5 and found[-1] < found[0] - 2
+    assert state.step_of(state.list_checkpoints(run)[-1]) == 20
+    out = runs.resume(run, replace(settings, train=replace(settings.train, steps=23)))
+    assert read_metrics(run)[-1]["step"] == 23
+    assert read_metrics(run)[-1]["loss"] < found[0] - 2
+    theirs = GPT2LMHeadModel.from_pretrained(out).eval()
+    ours = gpt2lab.load(str(out))
+    ids = torch.tensor([ours.tokenizer.encode("We the people of the United States")])
+    assert torch.allclose(theirs(ids).logits, ours.model(ids), atol=1e-3)

@@ -67,6 +67,8 @@ def run(argv: Sequence[str]) -> None:
         raise UserError(f"write the recipe first: gpt2lab train {command.recipe} ...")
     if command.override_resume and command.resume is None:
         raise UserError("--override-resume goes with --resume RUN; give both")
+    if command.resume is not None and (command.overwrite or command.out != default.out):
+        raise UserError("--resume goes on in the run's own folder; leave --out and --overwrite out")
     recipe = Recipe(**{f.name: getattr(command, f.name) for f in fields(Recipe)})
 
     from gpt2lab.training import run as runs

@@ -90,6 +90,8 @@ def plot(runs: list[Path], out: Path) -> list[Path]:
 
 
 def _draw(figure: Any, curves: list[Curve]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     axes = figure.subplots(2, 3)
     against = (("tokens", "tokens"), ("hours", "hours"), ("flops", "training FLOPs"))
     below = (
@@ -110,13 +112,16 @@ def _draw(figure: Any, curves: list[Curve]) -> None:
                 color=colour, lw=1.6, marker="o", ms=3, label=curve.name,
             )  # fmt: skip
         for ax, (key, _, factor) in zip(axes[1], below, strict=True):
-            ax.plot(curve.tokens, [factor * v for v in curve.smooth(key)], color=colour, lw=1)
+            line = curve.smooth(key) if key != "rate" else [m[key] for m in curve.metrics]
+            ax.plot(curve.tokens, [factor * v for v in line], color=colour, lw=1)
     for ax, (_, label) in zip(axes[0], against, strict=True):
         ax.set(xlabel=label, ylabel="loss, nats per token", ylim=_sensible(curves))
     for ax, (_, label, _) in zip(axes[1], below, strict=True):
         ax.set(xlabel="tokens", ylabel=label, ylim=(0, None))
     for ax in axes.flat:
         ax.grid(alpha=0.25, lw=0.5)
+        if ax.get_xlabel() == "tokens":
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0, 0].legend(frameon=False, title="validation, and thin: training", title_fontsize=8)
 
 
