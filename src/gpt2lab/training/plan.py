@@ -23,7 +23,7 @@ from gpt2lab.training.settle import settle
 
 PF_S_DAY = 1e15 * 86_400
 # What is measured is measured with so many tokens a pass on a CPU, so that it takes seconds.
-_CPU_TOKENS = 4096
+_CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,8 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
     elif low < exact:
         weights += low * blocks  # autocast's copies
     optimizer = exact * 2 * mine
-    if recipe.optimizer.name == "muon":
-        # One momentum in place of two, and all matrices of one shape whole, several times over.
+    if recipe.optimizer.name == "muon":  # one momentum in place of two
         optimizer -= exact * blocks * mine // (blocks + tables)
-        optimizer += 3 * exact * model.n_layer * 4 * model.n_embd**2
     tokens = train.micro_batch * recipe.context
     width = model.n_embd
     # Saved for the backward pass of a block: its input and its middle, in full; two norms' outputs,
@@ -84,6 +82,9 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
         activations = model.n_layer * kept
     activations += 2 * tokens * width * exact  # into the last norm, and the gradient out of it
     activations += 3 * tokens * 4 * width * low // spread.tensor  # temporaries of the MLP
+    if recipe.optimizer.name == "muon":
+        # When the passes are over: all matrices of the largest shape, whole, three times.
+        activations = max(activations, 3 * exact * model.n_layer * 4 * model.n_embd**2)
     device = (train.device or "cpu").partition(":")[0]
     rows = min(
         tokens, max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // model.vocab_size)
@@ -122,7 +123,7 @@ def _seconds(recipe: Recipe, layers: int) -> tuple[float, float]:
 
     def best(work: Any) -> float:
         found = []
-        for _ in range(3):
+        for _ in range(2):
             began = time.perf_counter()
             work()
             if device.type == "cuda":
