@@ -49,7 +49,9 @@ def torchrun(processes: int, *words: str, options: tuple[str, ...] = ()) -> subp
     )  # fmt: skip
 
 
-def train_on(processes: int, tmp_path: Path, jobs: dict[str, tuple[str, Recipe]]) -> str:
+def train_on(
+    processes: int, tmp_path: Path, jobs: dict[str, tuple[str, Recipe]], seconds=150
+) -> str:
     """Start or resume runs by name, one after another on so many processes; what they printed."""
     words = []
     for name, (what, settings) in jobs.items():
@@ -57,7 +59,7 @@ def train_on(processes: int, tmp_path: Path, jobs: dict[str, tuple[str, Recipe]]
         path.write_text(to_toml(settings))
         words.append(f"{what}:{path}:{tmp_path / name}")
     process = torchrun(processes, str(SCRIPT), *words)
-    told, _ = process.communicate(timeout=150)
+    told, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, told
     return told
 
@@ -300,7 +302,7 @@ def test_124m_under_fsdp_and_on_alone(tmp_path, data):
         every=Every(evaluate=10, windows=4, save=10),
     )  # fmt: skip
     run = tmp_path / "run"
-    train_on(2, tmp_path, {"run": ("start", settings)})
+    train_on(2, tmp_path, {"run": ("start", settings)}, seconds=1200)
     found = [m["loss"] for m in read_metrics(run)]
     assert len(found) == 20
     assert found[0] > 10.5 and found[-1] < found[0] - 2
