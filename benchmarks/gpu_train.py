@@ -14,7 +14,6 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import peers
 
@@ -25,20 +24,10 @@ TOY = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context": 64, "vocab": 512,
 VOCAB = {True: 512, False: 50257}
 
 
-def autocast(torch, device):
-    return torch.autocast(device, torch.bfloat16)
-
-
 def nanogpt_model(size, path):
-    sys.path.insert(0, path)
-    from model import GPT, GPTConfig
-
-    return GPT(
-        GPTConfig(
-            block_size=size["context"], vocab_size=size["vocab"], n_layer=size["n_layer"],
-            n_head=size["n_head"], n_embd=size["n_embd"], dropout=0.0, bias=True,
-        )
-    )  # fmt: skip
+    names = {"layers": "n_layer", "heads": "n_head", "width": "n_embd"}
+    shape = {ours: size[theirs] for ours, theirs in names.items()}
+    return peers.nanogpt_model(path, context=size["context"], vocab=size["vocab"], **shape)
 
 
 def nanogpt_step(size, micro, path):
@@ -53,7 +42,7 @@ def nanogpt_step(size, micro, path):
     )
 
     def step():
-        with autocast(torch, size["device"]):
+        with torch.autocast(size["device"], torch.bfloat16):
             _, loss = run(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -65,13 +54,7 @@ def nanogpt_step(size, micro, path):
 
 
 def gpt2lab_step(size, micro, toy):
-    import numpy as np
-
-    from gpt2lab.corpus.shards import Tokens
     from gpt2lab.model import GPT2Config
-    from gpt2lab.tokenizer import train
-    from gpt2lab.training.data import Mixture, Windows
-    from gpt2lab.training.loop import Data, Trainer
     from gpt2lab.training.recipe import Optimizer, Recipe, Train
 
     vocab = VOCAB[toy]
@@ -86,10 +69,7 @@ def gpt2lab_step(size, micro, toy):
             device=size["device"], compile=size["compile"],
         ),
     )  # fmt: skip
-    ids = np.random.default_rng(0).integers(vocab, size=2_000_000).astype(np.uint16)
-    mixture = Mixture([Windows(Tokens((ids,), ""), size["context"], (0,))], [1.0])
-    trainer = Trainer(recipe, Path("unused"), Data(mixture, None, train(["abc"], 257)), {})
-    return trainer._step
+    return peers.random_trainer(recipe)._step
 
 
 def same_loss(size, path):

@@ -20,6 +20,34 @@ def nanogpt(path: Path) -> Path:
     return path
 
 
+def nanogpt_model(path: str, *, layers, heads, width, context, vocab):
+    """nanoGPT's own model, with biases as GPT-2 has them."""
+    sys.path.insert(0, path)
+    from model import GPT, GPTConfig
+
+    return GPT(
+        GPTConfig(
+            block_size=context, vocab_size=vocab, n_layer=layers, n_head=heads, n_embd=width,
+            dropout=0.0, bias=True,
+        )
+    )  # fmt: skip
+
+
+def random_trainer(recipe):
+    """Our trainer on random tokens."""
+    import numpy as np
+
+    from gpt2lab.corpus.shards import Tokens
+    from gpt2lab.tokenizer import train
+    from gpt2lab.training.data import Mixture, Windows
+    from gpt2lab.training.loop import Data, Trainer
+
+    ids = np.random.default_rng(0).integers(recipe.model.vocab_size, size=500_000)
+    windows = Windows(Tokens((ids.astype(np.uint16),), ""), recipe.context, (0,))
+    data = Data(Mixture([windows], [1.0]), None, train(["abc"], 257))
+    return Trainer(recipe, Path("unused"), data, {})
+
+
 def machine() -> dict[str, object]:
     """Where the numbers are from, with the idle machine's measured rates."""
     import torch

@@ -6,10 +6,7 @@ nanoGPT runs as it is (with biases, eager and compiled), transformers with its o
 
 import json
 import statistics
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import peers
 
@@ -25,16 +22,10 @@ THREADS = 2
 def nanogpt_step(shape, path, *, compiled):
     import torch
 
-    sys.path.insert(0, path)
-    from model import GPT, GPTConfig
-
     layers, heads, width, context, batch = shape
-    model = GPT(
-        GPTConfig(
-            block_size=context, vocab_size=VOCAB, n_layer=layers, n_head=heads, n_embd=width,
-            dropout=0.0, bias=True,
-        )
-    )  # fmt: skip
+    model = peers.nanogpt_model(
+        path, layers=layers, heads=heads, width=width, context=context, vocab=VOCAB
+    )
     optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")
     run = torch.compile(model) if compiled else model
     x = torch.randint(VOCAB, (batch, context))
@@ -73,14 +64,8 @@ def transformers_step(shape):
     return step
 
 
-def gpt2lab_step(shape, folder):
-    import numpy as np
-
-    from gpt2lab.corpus.shards import Tokens
+def gpt2lab_step(shape):
     from gpt2lab.model import GPT2Config
-    from gpt2lab.tokenizer import train
-    from gpt2lab.training.data import Mixture, Windows
-    from gpt2lab.training.loop import Data, Trainer
     from gpt2lab.training.recipe import Optimizer, Recipe, Train
 
     layers, heads, width, context, batch = shape
@@ -94,11 +79,7 @@ def gpt2lab_step(shape, folder):
             device="cpu", threads=THREADS,
         ),
     )  # fmt: skip
-    ids = np.random.default_rng(0).integers(VOCAB, size=200_000).astype(np.uint16)
-    tokenizer = train(["abc"], 257)
-    mixture = Mixture([Windows(Tokens((ids,), ""), context, (0,))], [1.0])
-    trainer = Trainer(recipe, Path(folder), Data(mixture, None, tokenizer), {})
-    return trainer._step
+    return peers.random_trainer(recipe)._step
 
 
 def work(name, shape_name, path):
@@ -106,18 +87,17 @@ def work(name, shape_name, path):
 
     torch.set_num_threads(THREADS)
     shape = SHAPES[shape_name]
-    with tempfile.TemporaryDirectory() as folder:
-        if name == "gpt2lab":
-            step = gpt2lab_step(shape, folder)
-        elif name == "transformers":
-            step = transformers_step(shape)
-        else:
-            step = nanogpt_step(shape, path, compiled=name == "nanoGPT compiled")
-        seconds = []
-        for _ in range(6):
-            began = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - began)
+    if name == "gpt2lab":
+        step = gpt2lab_step(shape)
+    elif name == "transformers":
+        step = transformers_step(shape)
+    else:
+        step = nanogpt_step(shape, path, compiled=name == "nanoGPT compiled")
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
     tokens = shape[3] * shape[4]
     rate = round(tokens / statistics.median(seconds[1:]), 1)
     print(

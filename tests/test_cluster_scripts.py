@@ -56,26 +56,18 @@ def run_script(script, tmp_path, environment, *options):
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_two_hosts_over_ssh(tmp_path, around):
-    environment = around | {
-        "HOSTS": "localhost localhost",
-        "PROCESSES_PER_NODE": "1",
-        "TORCHRUN": "torchrun",
-    }
-    run_script("ssh.sh", tmp_path, environment, "--every.save", "2")
-    assert read_metrics(tmp_path / "run")[-1]["step"] == 6
-    assert "after step 6" in run_script("ssh.sh", tmp_path, environment)
+SSH = {"HOSTS": "localhost localhost", "PROCESSES_PER_NODE": "1", "TORCHRUN": "torchrun"}
+SLURM = {
+    "SLURM_JOB_NODELIST": "localhost",
+    "SLURM_NNODES": "1",
+    "SLURM_JOB_ID": "17",
+    "PROCESSES_PER_NODE": "2",
+}
 
 
 @pytest.mark.slow
-def test_a_slurm_job_and_its_second_start(tmp_path, around):
-    environment = around | {
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_NNODES": "1",
-        "SLURM_JOB_ID": "17",
-        "PROCESSES_PER_NODE": "2",
-    }
-    run_script("slurm.sbatch", tmp_path, environment, "--every.save", "2")
+@pytest.mark.parametrize(("script", "told"), [("ssh.sh", SSH), ("slurm.sbatch", SLURM)])
+def test_a_run_and_its_second_start(tmp_path, around, script, told):
+    run_script(script, tmp_path, around | told, "--every.save", "2")
     assert read_metrics(tmp_path / "run")[-1]["step"] == 6
-    assert "after step 6" in run_script("slurm.sbatch", tmp_path, environment)
+    assert "after step 6" in run_script(script, tmp_path, around | told)

@@ -15,18 +15,22 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def first_process() -> bool:
+    """Whether this process speaks to the user: of those torchrun starts, only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @functools.cache
 def console() -> Console:
     """The console for logs and progress: standard error, so that standard output stays data.
 
-    One for all, so that lines printed beside a live bar appear above it. Of the processes torchrun
-    starts, only the first speaks.
+    One for all, so that lines printed beside a live bar appear above it.
     """
     return Console(
         stderr=True,
         highlight=False,
         soft_wrap=not sys.stderr.isatty(),
-        quiet=os.environ.get("RANK", "0") != "0",
+        quiet=not first_process(),
     )
 
 

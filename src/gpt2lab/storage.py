@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -141,6 +142,12 @@ def require_writable_folder(path: Path, option: str = "--out") -> None:
         raise UserError(f"{path} is a file, not a folder; choose another {option}") from None
     except OSError as error:
         raise writing_failed(path, error) from error
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

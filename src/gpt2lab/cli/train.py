@@ -1,6 +1,5 @@
 """`gpt2lab train RECIPE [--a.b value ...]` and `gpt2lab train --resume RUN`"""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 from gpt2lab.cli.output import show
 from gpt2lab.errors import UserError
 from gpt2lab.model.config import GPT2Config
+from gpt2lab.progress import first_process
 from gpt2lab.settings import read_recipe, to_toml
 from gpt2lab.training.recipe import Data, Every, Optimizer, Parallel, Recipe, Train
 
@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
         folder = runs.resume(where, recipe, allow_other_data=command.override_resume)
     else:
         folder = runs.start(recipe, where, overwrite=command.overwrite)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return
     last = (read_metrics(where) or [{"step": 0, "loss": None, "seconds": 0.0}])[-1]
     result: dict[str, Any] = {

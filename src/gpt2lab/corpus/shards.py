@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2lab.errors import UserError
-from gpt2lab.storage import read_json, write_json
+from gpt2lab.storage import read_json, sha256, write_json
 
 MAGIC = 20240520
 VERSION = 1
@@ -250,11 +250,9 @@ def verify(
 
 
 def _require_digest(path: Path, entry: dict[str, Any]) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
-            return
-        file.seek(0)
-        sums = _block_sums(file.read())
+    if sha256(path) == entry["sha256"]:
+        return
+    sums = _block_sums(path.read_bytes())
     where = ""
     recorded = entry.get("crc32")
     if isinstance(recorded, list):

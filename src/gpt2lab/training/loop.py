@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -118,11 +118,9 @@ class Trainer:
         )
         self.progress = state.Progress()
         self._saver = state.Saver(run, data.tokenizer, self.world, recipe.every, self.device)
-        self._watchdog: Watchdog | None = None
-        if self.world.store is not None:
-            self._watchdog = Watchdog(
-                self.world.store, self.world.rank, self.world.size, recipe.parallel.timeout
-            )
+        self._watchdog = Watchdog(
+            self.world.store, self.world.rank, self.world.size, recipe.parallel.timeout
+        )
         self._clock = 0.0
         self.stopping = False
         """Whether some process was asked to stop."""
@@ -157,7 +155,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.begin(self)
         self._clock = time.monotonic() - self.progress.seconds
-        with delayed_signals() as stop, self._watched():
+        with delayed_signals() as stop, self._watchdog.watching():
             try:
                 while self.fraction < 1 and not self.stopping:
                     record = self._step(stop=stop())
@@ -172,7 +170,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.finish(self)
             self.save()
-            with self._resting():
+            with self._watchdog.resting():
                 self._saver.wait()
         if self.fraction < 1:
             return None
@@ -183,27 +181,9 @@ class Trainer:
             checkpoint.save(out, model, self.tokenizer, self.describe(), overwrite=True)
         return out
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        if self._watchdog is None:
-            yield
-        else:
-            with self._watchdog.watching():
-                yield
-
     def _at(self) -> None:
         """A sign of life, between two pieces of work that all processes do in the same order."""
-        if self._watchdog is not None:
-            self._watchdog.at(self.progress.step + 1)
-
-    @contextlib.contextmanager
-    def _resting(self) -> Iterator[None]:
-        """Nobody is expected to answer: a slow disk may take its time."""
-        if self._watchdog is None:
-            yield
-        else:
-            with self._watchdog.resting():
-                yield
+        self._watchdog.at(self.progress.step + 1)
 
     def _step(self, *, stop: bool = False) -> dict[str, Any] | None:
         """One optimizer step; its record, or None if it was undone by going back.
@@ -330,7 +310,7 @@ class Trainer:
 
     def _go_back(self) -> bool:
         """Return to the last checkpoint, but not to its place in the data; False without one."""
-        with self._resting():
+        with self._watchdog.resting():
             self._saver.wait()
             kept = self.world.first(lambda: state.last_sound(self.run, console().print))
         if kept is None:
@@ -402,7 +382,7 @@ class Trainer:
         """Begin to write a checkpoint of the current step, unless there is one already."""
         if self._saved == self.progress.step:
             return
-        with self._resting():
+        with self._watchdog.resting():
             self._saver.wait()  # before a second copy of everything is made
         self._saver.save(self._snapshot())
         self._saved = self.progress.step
@@ -437,7 +417,10 @@ class Trainer:
         self._saved = self.progress.step
 
     def _diverged(self, what: str) -> NoReturn:
-        with self._resting(), contextlib.suppress(UserError):  # the first error is the one to tell
+        with (
+            self._watchdog.resting(),
+            contextlib.suppress(UserError),
+        ):  # the first error is the one to tell
             self._saver.wait()
         kept = state.list_checkpoints(self.run)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"

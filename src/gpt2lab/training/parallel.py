@@ -76,22 +76,23 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def first(self, work: Callable[[], T]) -> T:
+    def first(self, work: Callable[[], T], *, background: bool = False) -> T:
         """Let the main process do `work`, and tell all the others its result.
 
         A UserError it raises is raised there; the others leave quietly with its status.
+        background: asked in the thread that writes checkpoints.
         """
         outcome: list[Any] = [_outcome(work) if self.main else None]
         if self.size > 1:
-            dist.broadcast_object_list(outcome)
+            dist.broadcast_object_list(outcome, group=self.background if background else None)
         return self._unpack(outcome[0])
 
-    def each(self, work: Callable[[], T]) -> list[T]:
+    def each(self, work: Callable[[], T], *, background: bool = False) -> list[T]:
         """Let every process do `work`; return the results of all. UserErrors go as in `first`."""
         outcomes: list[Any] = [_outcome(work)]
         if self.size > 1:
             mine, outcomes = outcomes[0], [None] * self.size
-            dist.all_gather_object(outcomes, mine)
+            dist.all_gather_object(outcomes, mine, group=self.background if background else None)
         return [self._unpack(outcome) for outcome in outcomes]
 
     def _unpack(self, outcome: tuple[Any, UserError | None]) -> Any:

@@ -5,7 +5,6 @@ and can be read by any other number of processes. Its files are safetensors and 
 nothing that runs when a stranger's checkpoint is opened.
 """
 
-import hashlib
 import logging
 import re
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -29,7 +27,7 @@ from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import GPT2
-from gpt2lab.storage import atomic_folder, read_json, write_json, writing_failed
+from gpt2lab.storage import atomic_folder, read_json, sha256, write_json, writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import tensor_parallel
 from gpt2lab.training.optimizer import Optimizers
@@ -111,12 +109,8 @@ def whole_weights(model: GPT2, world: World) -> dict[str, Tensor]:
     """Copies of the weights, whole and in main memory, on the main process; all must ask."""
     weights = {}
     for name, p in model.named_parameters():
-        everything = whole(p.detach())
+        everything = _whole(name, p.detach(), model.config.n_head, world)
         if world.main:
-            if _shares_matrices(p):
-                everything = tensor_parallel.in_order(
-                    name, everything, model.config.n_head, world.tensor_size
-                )
             weights[name] = everything.to("cpu", copy=True)
     return weights
 
@@ -140,10 +134,18 @@ def _shares_matrices(t: Tensor) -> bool:
     return isinstance(t, DTensor) and "tensor" in (t.device_mesh.mesh_dim_names or ())
 
 
+def _whole(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
+    """The parts of all processes together, in the model's own order."""
+    if _shares_matrices(t):
+        return tensor_parallel.in_order(name, whole(t), n_head, world.tensor_size)
+    return whole(t)
+
+
 def _copy(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
+    """What this process writes of a tensor, in main memory."""
     t = t.detach()
-    if _shares_matrices(t):  # whole, in the model's own order, for any other number of processes
-        return tensor_parallel.in_order(name, whole(t), n_head, world.tensor_size).cpu()
+    if _shares_matrices(t):  # all of it, for any other number of processes
+        return _whole(name, t, n_head, world).cpu()
     if isinstance(t, DTensor) and world.cpu_mesh is not None:
         part = t.to_local().to("cpu", copy=True)
         return DTensor.from_local(
@@ -214,7 +216,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World)
                 shutil.rmtree(torn, ignore_errors=True)
             return stack.enter_context(atomic_folder(folder, overwrite=True))
 
-        temporary = _together(world, lambda: begin() if world.main else folder)[0]
+        temporary = world.first(begin, background=True)
         state = temporary / "state"
         with _telling_disk_errors(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is not distributed
@@ -235,7 +237,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World)
                     table = asdict(snapshot.progress)
                     write_json(state / "progress.json", table)
 
-        _together(world, finish)
+        world.each(finish, background=True)
         if world.main:
             write_json(state / DIGESTS, {"files": _digests(temporary)})
 
@@ -245,24 +247,6 @@ def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None
     checkpoint.write_into(folder, model, tokenizer, snapshot.metadata)
     expected = checkpoint.to_hf_tensors(model)
     _compare(folder / checkpoint.WEIGHTS, {f"transformer.{n}": t for n, t in expected.items()})
-
-
-def _together(world: World, work: Callable[[], Any]) -> list[Any]:
-    """What `work` gives on every process; a UserError of one is raised by all."""
-    found: Any = None
-    problem: str | None = None
-    try:
-        found = work()
-    except UserError as error:
-        problem = str(error)
-    results = [(found, problem)]
-    if world.size > 1:
-        results = [(None, None)] * world.size
-        dist.all_gather_object(results, (found, problem), group=world.background)
-    for _, told in results:
-        if told is not None:
-            raise UserError(told)
-    return [value for value, _ in results]
 
 
 @contextmanager
@@ -304,8 +288,7 @@ def _same_bytes(a: Tensor, b: Tensor) -> bool:
 def _digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+        found[str(path.relative_to(folder))] = sha256(path)
     return found
 
 

@@ -20,9 +20,12 @@ _PULSE_SECONDS = 1.0
 
 
 class Watchdog:
-    """Of process `rank` of `size`; ends it if a step takes longer than `seconds`."""
+    """Of process `rank` of `size`; ends it if a step takes longer than `seconds`.
 
-    def __init__(self, store: Store, rank: int, size: int, seconds: float) -> None:
+    store: where all can leave notes; None for a process alone, which nobody waits for.
+    """
+
+    def __init__(self, store: Store | None, rank: int, size: int, seconds: float) -> None:
         self._store, self._rank, self._size, self._limit = store, rank, size, seconds
         self._pulse = 0
         self._step = 0
@@ -50,6 +53,9 @@ class Watchdog:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Watch until the block ends."""
+        if self._store is None:
+            yield
+            return
         self._since = time.monotonic()
         thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         thread.start()
@@ -73,11 +79,14 @@ class Watchdog:
     def _tell(self) -> None:
         # A store that is gone is noticed by the collectives, and sooner.
         with contextlib.suppress(RuntimeError):
-            self._store.set(str(self._rank), f"{self._step} {self._place} {self._pulse}")
+            if self._store is not None:
+                self._store.set(str(self._rank), f"{self._step} {self._place} {self._pulse}")
 
     def _read(self) -> dict[int, tuple[int, int, int]]:
         """Step, place and pulse of every other process that can be read."""
-        found = {}
+        found: dict[int, tuple[int, int, int]] = {}
+        if self._store is None:
+            return found
         for rank in range(self._size):
             with contextlib.suppress(RuntimeError):
                 if rank != self._rank and self._store.check([str(rank)]):
