@@ -1,6 +1,7 @@
 """What this machine can do: device, threads, and rates measured rather than believed."""
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -100,6 +101,16 @@ def fastest_dtype(device: torch.device) -> str:
         return "float32"
     slow = matmul_tflops(device, torch.float32, 512)
     return "bfloat16" if matmul_tflops(device, torch.bfloat16, 512) > 1.3 * slow else "float32"
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """The memory of a device, or of this machine for a CPU; None where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
 
 
 def keep_freed_memory() -> None:

@@ -17,7 +17,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def first_process() -> bool:
     """Whether this process speaks to the user: of those torchrun starts, only the first does."""
-    return os.environ.get("RANK", "0") == "0"
+    alone = os.environ.get("WORLD_SIZE", "1") in ("0", "1")
+    return alone or os.environ.get("RANK", "0") == "0"
 
 
 @functools.cache

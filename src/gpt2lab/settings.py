@@ -17,12 +17,17 @@ from gpt2lab.errors import UserError
 
 T = TypeVar("T")
 
+_MOST_BYTES = 2**20
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def read_recipe(path: Path, cls: type[T]) -> T:
     """Read the TOML file `path` into the dataclass `cls`."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"recipe {path} is not a file; check the path")
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"recipe {path} is {path.stat().st_size:,} bytes long; check the path")
         table = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"recipe {path} does not exist; check the path") from None
@@ -81,7 +86,14 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise _wrong(where, key, "a list", value)
         return tuple(_convert(get_args(hint)[0], v, where=where, key=key) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(
+                where, key, "a number below 1e308", "one with hundreds of digits"
+            ) from None
+    if isinstance(value, str) and "\0" in value:
+        raise _wrong(where, key, "a string without NUL characters", value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong(where, key, _NAMES.get(hint, hint.__name__), value)
     return value

@@ -83,7 +83,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, overwrite=overwrite)
     path = path.absolute()
-    _require_ours(path)
+    require_ours(path)
     temporary: Path | None = None
     aside = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
@@ -95,7 +95,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         _sync(temporary)
         refuse_existing(path, overwrite=overwrite)  # it may have come meanwhile
-        _require_ours(path)
+        require_ours(path)
         if path.exists():
             path.rename(aside)
         temporary.rename(path)
@@ -110,7 +110,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _require_ours(path: Path) -> None:
+def require_ours(path: Path) -> None:
     """Raise UserError if something stands at `path` that --overwrite must not replace."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path} is a file, not a folder; remove it yourself or choose another")
@@ -118,6 +118,28 @@ def _require_ours(path: Path) -> None:
         raise UserError(
             f"{path} is not a folder gpt2lab made; remove it yourself or choose another"
         )
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Hold the lock file `path`; UserError if another process is at work in the folder `what`.
+
+    Two of them would take each other's temporary files for their own.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is at work in {what}; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

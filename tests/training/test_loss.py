@@ -45,8 +45,10 @@ def test_without_gradients_the_value_is_the_same():
     assert torch.allclose(value, reference(x, weight, y, 30), atol=1e-5)
 
 
+@pytest.mark.parametrize("part", [37, 2**14])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sixteen_bit_products_stay_close(dtype):
+def test_sixteen_bit_products_stay_close(monkeypatch, dtype, part):
+    monkeypatch.setattr(loss_module, "VOCABULARY_PART", part)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 32, 64, generator=generator)
     weight = 0.05 * torch.randn(500, 64, generator=generator)

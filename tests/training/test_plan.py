@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gpt2lab.doctor import DTYPES
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.training.loss import NextTokenLoss
 from gpt2lab.training.plan import PF_S_DAY, memory, plan
@@ -46,17 +47,17 @@ def test_what_processes_share():
     assert 0.5 < muon.optimizer / whole.optimizer < 0.6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_what_the_backward_pass_keeps(recompute):
-    """Counted by PyTorch: every tensor saved between the passes, but for the parameters."""
+def test_activations_are_what_the_backward_pass_keeps(recompute, dtype):
+    """Counted by PyTorch: every tensor saved between the passes, but for the weights."""
     config = GPT2Config(n_layer=4, n_head=4, n_embd=128, n_positions=128, vocab_size=128)
     settings = Recipe(
         model=config,
         train=Train(
-            micro_batch=4, batch_tokens=512, dtype="float32", device="cpu",
-            checkpoint_blocks=recompute,
+            micro_batch=4, batch_tokens=512, dtype=dtype, device="cpu", checkpoint_blocks=recompute
         ),
-    )  # fmt: skip
+    )
     model = GPT2(config).train()
     model.checkpoint_blocks = recompute
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -69,9 +70,13 @@ def test_activations_are_what_the_backward_pass_keeps(recompute):
 
     ids = torch.randint(128, (4, 128))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        loss = NextTokenLoss(model, torch.float32, None)(ids, ids)
+        loss = NextTokenLoss(model, DTYPES[dtype], None)(ids, ids)
     held = memory(settings)
-    passing = 3 * 512 * 4 * 128 * 4  # temporaries of the passes, which are not kept
-    block = 512 * 128 * 4 * 17 if recompute else 0  # one is recomputed at a time, later
-    assert sum(kept.values()) == pytest.approx(held.activations - passing - block, rel=0.15)
+    low = DTYPES[dtype].itemsize
+    copies = 0 if recompute or dtype == "float32" else held.weights - 4 * config.n_params
+    passing = 3 * 512 * 4 * 128 * low  # temporaries of the passes, which are not kept
+    pattern = 512 * 4 * 128 * low if dtype == "bfloat16" else 0
+    block = 512 * 128 * (8 + 15 * low) + pattern if recompute else 0  # recomputed one by one
+    expected = held.activations - passing - block
+    assert sum(kept.values()) - copies == pytest.approx(expected, rel=0.15)
     loss.backward()

@@ -59,7 +59,7 @@ def test_a_damaged_line_is_named(tmp_path, two_runs):
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 1, is damaged"):
         plot([run], tmp_path / "p")
     (run / "metrics.jsonl").write_text("")
     (run / "recipe.toml").write_text((two_runs[0] / "recipe.toml").read_text())

@@ -1,5 +1,6 @@
 """Whole runs: metrics, exact resume, what stops a run and what it leaves behind."""
 
+import itertools
 import json
 import os
 import random
@@ -123,9 +124,11 @@ def test_a_time_budget_ends_on_time(tmp_path, shards):
     began = time.monotonic()
     runs.start(settings, tmp_path / "run")
     assert time.monotonic() - began < 20
-    last = read_metrics(tmp_path / "run")[-1]
-    assert 3.0 <= last["seconds"] < 6.0
-    assert last["rate"] < 0.2
+    metrics = read_metrics(tmp_path / "run")
+    assert 3.0 <= metrics[-1]["seconds"] < 6.0
+    # By the clock, not by steps: the rate at a moment is the schedule's at that share of the time.
+    for before, after in itertools.pairwise(metrics[len(metrics) // 2 :]):
+        assert after["rate"] < before["rate"]
 
 
 class Poison(Callback):
@@ -376,7 +379,7 @@ def test_an_edited_recipe_is_not_resumed(tmp_path, shards):
     run = crashed(tmp_path, shards)
     path = run / "recipe.toml"
     path.write_text(path.read_text().replace("n_positions = 16", "n_positions = 32"))
-    with pytest.raises(UserError, match="another shape than the run's recipe"):
+    with pytest.raises(UserError, match=r"model\.n_positions was 16 and is now 32"):
         runs.resume(run)
 
 

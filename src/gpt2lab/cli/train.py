@@ -103,13 +103,14 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _resumed(argv: Sequence[str]) -> Path | None:
-    """The folder after --resume, whose recipe the other options are read against."""
+    """The folder after the last --resume, whose recipe the other options are read against."""
+    found = None
     for number, word in enumerate(argv):
         if word.startswith("--resume="):
-            return Path(word.partition("=")[2])
-        if word == "--resume" and number + 1 < len(argv):
-            return Path(argv[number + 1])
-    return None
+            found = Path(word.partition("=")[2])
+        elif word == "--resume" and number + 1 < len(argv):
+            found = Path(argv[number + 1])
+    return found
 
 
 def _tables(recipe: Recipe) -> dict[str, Any]:

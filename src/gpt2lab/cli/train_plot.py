@@ -29,6 +29,8 @@ def run(argv: Sequence[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="gpt2lab train plot")
     if not command.runs:
         raise UserError("name the folder of at least one run")
+    if not command.out.name:
+        raise UserError(f"--out {command.out} names no file; give one, as in --out runs/plot")
 
     from gpt2lab.storage import refuse_existing
     from gpt2lab.training.plot import plot

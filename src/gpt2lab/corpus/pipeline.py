@@ -1,10 +1,7 @@
 """From a recipe to a corpus."""
 
-import fcntl
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,13 @@ from gpt2lab.corpus.stage import Build, Stage
 from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.progress import step
 from gpt2lab.settings import to_toml
-from gpt2lab.storage import atomic_folder, refuse_existing, require_writable_folder, write_json
+from gpt2lab.storage import (
+    atomic_folder,
+    locked,
+    refuse_existing,
+    require_writable_folder,
+    write_json,
+)
 from gpt2lab.tokenizer.bpe import Tokenizer
 
 
@@ -55,7 +58,7 @@ def build(
     if tokenizer is not None and tokenizer.size > 2**16:
         raise UserError(f"a vocabulary of {tokenizer.size} does not fit shards of 16-bit ids")
     beside = out.absolute().with_name(f".{out.name}.lock")
-    with _lock(work / "lock", work), _lock(beside, out):
+    with locked(work / "lock", work), locked(beside, out):
         _remove_leftovers(out)
         state = Build(recipe, out, work, inputs=find_inputs(recipe.source, work))
         bad = [i for i in state.inputs if i.damage]
@@ -73,20 +76,6 @@ def _require_apart(recipe: Recipe, out: Path, work: Path) -> None:
         for name, folder in (("--out", out), ("--work", work)):
             if folder.resolve() in (path.resolve(), *path.resolve().parents):
                 raise UserError(f"{path} lies in {folder}; choose another {name}")
-
-
-@contextmanager
-def _lock(path: Path, what: Path) -> Iterator[None]:
-    """Two runs in one folder would take each other's temporary files for their own."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is at work in {what}; wait for it or stop it") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(out: Path) -> None:

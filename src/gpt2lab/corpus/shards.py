@@ -173,7 +173,11 @@ def _index(folder: Path) -> dict[str, Any] | None:
     if not (folder / INDEX).exists():
         return None
     table = read_json(folder / INDEX)
-    return table if isinstance(table, dict) and "tokenizer" in table else None
+    if isinstance(table, dict) and "tokenizer" in table:
+        return table
+    if any(folder.glob("*_[0-9]*.bin")):  # without their index, damage would go unseen
+        raise UserError(f"{folder / INDEX} is damaged; make the shards again")
+    return None
 
 
 def has_split(folder: Path, split: str) -> bool:
@@ -195,11 +199,16 @@ def open_split(folder: Path, split: str) -> Tokens:
             raise UserError(f"{folder / INDEX} is damaged; make the shards again") from None
     else:
         names = sorted(f.name for f in folder.glob(f"{split}*.bin"))
-        digest = ",".join(f"{name}:{(folder / name).stat().st_size}" for name in names)
+        try:
+            digest = ",".join(f"{name}:{(folder / name).stat().st_size}" for name in names)
+        except OSError as error:
+            raise UserError(
+                f"cannot read the shards in {folder}: {error}; copy them anew"
+            ) from None
     if not names:
         raise UserError(f"{folder} has no {split}*.bin; make shards with: gpt2lab corpus shard")
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             raise UserError(f"{folder / INDEX} names {name!r}, which lies outside it; refused")
     parts = tuple(open_shard(folder / name, headerless=index is None) for name in names)
     return Tokens(parts, hashlib.sha256(digest.encode()).hexdigest())

@@ -22,15 +22,16 @@ def attend(
     """
     T = q_BHTK.shape[2]
     causal = mask_BHTS is None and T > 1
-    if causal and not dropout and T <= _SHORT and _is_cpu_bfloat16(q_BHTK):
+    if causal and batched(q_BHTK.device.type, q_BHTK.dtype, T, dropout):
         return _batched(q_BHTK, k_BHSK, v_BHSK)
     return F.scaled_dot_product_attention(
         q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_BHTS, dropout_p=dropout, is_causal=causal
     )
 
 
-def _is_cpu_bfloat16(t: Tensor) -> bool:
-    return t.device.type == "cpu" and t.dtype is torch.bfloat16
+def batched(device: str, dtype: torch.dtype, context: int, dropout: float) -> bool:
+    """Whether `attend` makes batched products, whose whole pattern is kept for the gradient."""
+    return device == "cpu" and dtype is torch.bfloat16 and context <= _SHORT and not dropout
 
 
 def _batched(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:

@@ -7,6 +7,16 @@ from gpt2lab.errors import UserError
 
 Activation = Literal["gelu_tanh", "gelu_erf"]
 
+# Far above anything trained, far below what would exhaust a machine before it can be refused.
+_MOST = {
+    "n_layer": 2**12,
+    "n_head": 2**12,
+    "n_embd": 2**17,
+    "n_positions": 2**24,
+    "vocab_size": 2**24,
+    "pad_vocab_to": 2**16,
+}
+
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -31,9 +41,11 @@ class GPT2Config:
     are masked out of the logits and never saved."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "pad_vocab_to"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)}; it must be from 1 to {most:,}"
+                )
         if self.n_embd % self.n_head:
             raise UserError(
                 f"model.n_embd {self.n_embd} is not divisible by model.n_head {self.n_head}; "

@@ -37,6 +37,8 @@ class Save(Callback):
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         every, progress = trainer.recipe.every.save, trainer.progress
+        if record["loss"] is None:  # weights that give no finite loss are not worth keeping
+            return
         if every and (progress.step % every == 0 or progress.best_step == progress.step):
             trainer.save()
 
@@ -98,12 +100,10 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):  # the line being written when the run was killed
-            continue
+    for line in _lines(path):
+        record = _record(line)  # None: the line being written when the run was killed
+        if record is not None and record["step"] <= step:
+            kept.append(line + "\n")
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept), "utf-8")
 
@@ -113,7 +113,38 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         raise UserError(f"{path} does not exist; {run} is not the folder of a run")
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        record = _record(line)
+        if record is None:
+            raise UserError(
+                f"{path}, line {number}, is damaged; resume the run, or remove the line"
+            )
+        found.append(record)
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check it") from None
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of metrics with the numbers every line has; None if it is no such line."""
+    try:
+        record = json.loads(line)
+        numbers = [record[name] for name in ("step", "tokens", "seconds", "rate", "tokens_per_s")]
+        numbers += [
+            record[name]
+            for name in ("loss", "grad_norm", "validation_loss", "mfu", "peak_memory_mib")
+            if record.get(name) is not None
+        ]
+        sound = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+    return record if sound and type(record["step"]) is int else None
 
 
 class Screen(Callback):

@@ -14,6 +14,7 @@ from gpt2lab.model.transformer import GPT2
 
 # Logits held at once: 2**25 float32 are 128 MiB.
 CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+VOCABULARY_PART = 2**14
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -55,10 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_x is not None:
                 torch.mm(grad, head_VD, out=grad_x[start : start + rows])
             if grad_weight is not None:
-                if x.dtype is exact:
-                    grad_weight[:V].addmm_(grad.t(), x)
-                else:
-                    grad_weight[:V] += grad.t() @ x
+                _add_product(grad_weight[:V], grad, x)
         ctx.save_for_backward(grad_x, grad_weight)
         return loss
 
@@ -74,6 +72,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _add_product(total_VD: Tensor, grad_NV: Tensor, x_ND: Tensor) -> None:
+    """Add grad.T @ x to a total that may be more exact than the product."""
+    if x_ND.dtype is total_VD.dtype:
+        total_VD.addmm_(grad_NV.t(), x_ND)
+        return
+    # In parts, as a CPU casts what it adds, and the whole product twice over is 230 MB at 124M.
+    for part_VD, part_NV in zip(
+        total_VD.split(VOCABULARY_PART), grad_NV.split(VOCABULARY_PART, dim=1), strict=True
+    ):
+        part_VD.add_(part_NV.t() @ x_ND)
 
 
 def linear_cross_entropy(x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_size: int) -> Tensor:

@@ -118,13 +118,13 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
     device: the recipe's; the best there is if None. Raises UserError if the processes do not fit
     the settings or the machine.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _variable("WORLD_SIZE", 1)
     if size % settings.tensor:
         raise UserError(
             f"parallel.tensor {settings.tensor} does not divide the {size} processes of this run; "
             "change the one or the other"
         )
-    if size == 1:
+    if size <= 1:
         yield World()
         return
     kind = (device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")[0]
@@ -135,7 +135,8 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
             "parallel.tensor shares matrices among some of the processes only; set "
             'parallel.strategy = "fsdp" for the others'
         )
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = _variable("RANK"), _variable("LOCAL_RANK", 0)
+    _variable("MASTER_PORT")
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
@@ -143,7 +144,6 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
                 f"{torch.cuda.device_count()}; start fewer with --nproc-per-node"
             )
         torch.cuda.set_device(local)
-    rank = int(os.environ["RANK"])
     meeting = _meet(_connect(rank=rank), rank, size)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
@@ -165,6 +165,17 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
         )
     finally:
         dist.destroy_process_group()
+
+
+def _variable(name: str, default: int | None = None) -> int:
+    """A whole number from an environment variable that torchrun sets."""
+    value = os.environ.get(name, "" if default is None else str(default))
+    if not value.isdigit() or ("MASTER_ADDR" not in os.environ and default is None):
+        raise UserError(
+            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')!r} and {name} {value!r}: start several "
+            "processes with torchrun, or unset WORLD_SIZE"
+        )
+    return int(value)
 
 
 def _connect(*, rank: int | None = None) -> dist.Store:

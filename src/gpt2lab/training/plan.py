@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from gpt2lab.corpus.shards import has_split, open_split
-from gpt2lab.doctor import DTYPES, Peak, peak
+from gpt2lab.doctor import DTYPES, Peak, memory_bytes, peak
 from gpt2lab.errors import UserError
+from gpt2lab.model.attention import batched
 from gpt2lab.model.transformer import GPT2
-from gpt2lab.training.loss import CHUNK_ELEMENTS, NextTokenLoss
+from gpt2lab.training.loss import CHUNK_ELEMENTS, VOCABULARY_PART, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World
 from gpt2lab.training.recipe import Recipe
@@ -45,7 +46,7 @@ class Memory:
 
 
 def memory(recipe: Recipe, processes: int = 1) -> Memory:
-    """What one of so many devices holds while training."""
+    """What one of so many devices holds while training; the recipe has been through `settle`."""
     model, train, spread = recipe.model, recipe.train, recipe.parallel
     if processes < 1 or processes % spread.tensor:
         raise UserError(
@@ -76,6 +77,9 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
     # Saved for the backward pass of a block: its input and its middle, in full; two norms' outputs,
     # q, k, v, the heads' output twice, and the MLP's inner layer before and after GELU.
     kept = tokens * width * (2 * exact + low * (2 + 3 + 2 + 8) // spread.tensor)
+    device = (train.device or "cpu").partition(":")[0]
+    if batched(device, DTYPES[train.dtype], recipe.context, model.dropout):
+        kept += tokens * model.n_head * recipe.context * low // spread.tensor
     if train.checkpoint_blocks:
         activations = model.n_layer * tokens * width * exact + kept
     else:
@@ -85,13 +89,28 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
     if recipe.optimizer.name == "muon":
         # When the passes are over: all matrices of the largest shape, whole, three times.
         activations = max(activations, 3 * exact * model.n_layer * 4 * model.n_embd**2)
-    device = (train.device or "cpu").partition(":")[0]
     rows = min(
         tokens, max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // model.vocab_size)
     )
     logits = rows * model.vocab_size * (exact + (low if low < exact else 0))
     head = model.vocab_size * width * (exact + (low if low < exact else 0))
+    if low < exact:
+        head += min(VOCABULARY_PART, model.vocab_size) * width * (low + exact)
     return Memory(weights, gradients, optimizer, activations, logits + head)
+
+
+def require_memory(recipe: Recipe, processes: int = 1) -> None:
+    """Raise UserError if weights, gradients and optimizer alone exceed what a device has."""
+    device = torch.device(recipe.train.device or "cpu")
+    there = memory_bytes(device)
+    held = memory(recipe, processes)
+    least = held.weights + held.gradients + held.optimizer
+    if there is not None and least > there:
+        raise UserError(
+            f"a model of {recipe.model.n_params:,} parameters takes {least / 2**30:,.0f} GiB of "
+            f"{device.type} memory to train, and there are {there / 2**30:,.0f}; take a smaller "
+            'one, or parallel.strategy = "fsdp" and more processes'
+        )
 
 
 def measured_seconds(recipe: Recipe) -> tuple[float, float]:
@@ -148,14 +167,15 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     device = torch.device(train.device or "cpu")
     tflops = train.peak_tflops
     best = Peak(tflops, "recipe") if tflops else peak(device, DTYPES[train.dtype])
+    held = memory(recipe, processes)
+    available = _tokens(recipe)
+    require_memory(replace(recipe, model=replace(model, n_layer=min(2, model.n_layer))))
     per_token, step = measured_seconds(recipe)
     per_step = per_token * train.batch_tokens / processes + step
-    held = memory(recipe, processes)
     steps = train.steps
     if train.minutes is not None:
         steps = max(1, round(60 * train.minutes / per_step))
     tokens = steps * train.batch_tokens if steps else None
-    available = _tokens(recipe)
     return {
         "parameters": model.n_params,
         "parameters_without_embeddings": model.n_params_blocks,
@@ -190,6 +210,9 @@ def _gib(count: int) -> float:
 def _tokens(recipe: Recipe) -> int | None:
     """Tokens in the recipe's shards; None for text, which is counted when it is tokenised."""
     folders = [Path(p) for p in (recipe.data.path, *recipe.data.also) if p]
+    for path in folders:
+        if not path.exists():
+            raise UserError(f"data: {path} does not exist; check the path")
     if not folders or not all(f.is_dir() and has_split(f, "train") for f in folders):
         return None
     return sum(len(open_split(folder, "train")) for folder in folders)

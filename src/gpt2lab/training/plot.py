@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,8 @@ class Curve:
 
 def read_curve(run: Path) -> Curve:
     """The metrics of a run; UserError if the folder holds none."""
-    try:
-        metrics = read_metrics(run)
-        recipe = read_recipe(run / "recipe.toml", Recipe)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{run / 'metrics.jsonl'} is damaged ({error}); resume the run") from None
+    metrics = read_metrics(run)
+    recipe = read_recipe(run / "recipe.toml", Recipe)
     if not metrics:
         raise UserError(f"{run / 'metrics.jsonl'} is empty; wait for the run's first step")
     return Curve(run.name or str(run), recipe, metrics)
@@ -78,14 +74,13 @@ def plot(runs: list[Path], out: Path) -> list[Path]:
         figure = Figure(figsize=(12, 7), layout="constrained")
         _draw(figure, curves)
     paths = [out.with_name(out.name + suffix) for suffix in (".png", ".html")]
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    for path, write in (
-        (paths[0], lambda p: figure.savefig(p, format="png", dpi=130)),
-        (paths[1], lambda p: p.write_text(_page(curves, drawn.getvalue()), "utf-8")),
-    ):
-        with atomic_file(path) as temporary:
-            write(temporary)
+    svg, png = io.StringIO(), io.BytesIO()
+    figure.savefig(svg, format="svg")
+    figure.savefig(png, format="png", dpi=130)
+    page = _page(curves, svg.getvalue()).encode()
+    with atomic_file(paths[0]) as first, atomic_file(paths[1]) as second:
+        first.write_bytes(png.getvalue())
+        second.write_bytes(page)
     return paths
 
 
@@ -109,7 +104,7 @@ def _draw(figure: Any, curves: list[Curve]) -> None:
             ax.plot(
                 [x[j] for j in measured],
                 [curve.metrics[j]["validation_loss"] for j in measured],
-                color=colour, lw=1.6, marker="o", ms=3, label=curve.name,
+                color=colour, lw=1.6, marker="o", ms=3, label=curve.name.replace("$", r"\$"),
             )  # fmt: skip
         for ax, (key, _, factor) in zip(axes[1], below, strict=True):
             line = curve.smooth(key) if key != "rate" else [m[key] for m in curve.metrics]
@@ -132,7 +127,7 @@ def _sensible(curves: list[Curve]) -> tuple[float, float]:
         loss = curve.smooth("loss")
         later += [v for v in loss[len(loss) // 20 :] if not math.isnan(v)]
         later += [m["validation_loss"] for m in curve.metrics if m.get("validation_loss")]
-    low, high = min(later), max(later)
+    low, high = min(later, default=0.0), max(later, default=1.0)
     room = 0.05 * (high - low) or 0.1
     return low - room, high + room
 
@@ -166,7 +161,8 @@ def _page(curves: list[Curve], svg: str) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training runs</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}'
-        "body { max-width: 72rem } figure { background: #fff; overflow-x: auto } "
+        "body { max-width: 72rem } th + th { text-align: right } "
+        "figure { background: #fff; overflow-x: auto } "
         f"svg {{ min-width: 40rem }}</style><h1>Training runs</h1><figure>{drawing}</figure>"
         f'<div style="overflow-x:auto"><table><tr>{head}</tr>{"".join(rows)}</table></div></html>\n'
     )

@@ -8,6 +8,7 @@ from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import Init
 
 _INF = float("inf")
+_MOST_SEQUENCES = 2**22
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Sink = Literal["tensorboard", "wandb", "trackio"]
 
@@ -154,21 +155,38 @@ class Recipe:
         above = "above 0"
         least = "at least 1"
         share = "a share, from 0 to 1"
+        rate = "above 0 and at most 1000"
         rules = (
-            ("train.steps", t.steps, above, t.steps is None or t.steps > 0),
+            (
+                "train.steps",
+                t.steps,
+                "from 1 to 10^12",
+                t.steps is None or 0 < t.steps <= 10**12,
+            ),
             ("train.minutes", t.minutes, above, t.minutes is None or 0 < t.minutes < _INF),
             ("train.batch_tokens", t.batch_tokens, least, t.batch_tokens >= 1),
             ("train.micro_batch", t.micro_batch, least, t.micro_batch >= 1),
             ("train.context", t.context, least, self.context >= 1),
-            ("train.threads", t.threads, least, t.threads is None or t.threads >= 1),
-            ("train.seed", t.seed, "0 or above", t.seed >= 0),
+            (
+                "train.threads",
+                t.threads,
+                "from 1 to 4096",
+                t.threads is None or 1 <= t.threads <= 4096,
+            ),
+            ("train.seed", t.seed, "from 0 to 2^63 - 1", 0 <= t.seed < 2**63),
+            (
+                "train.peak_tflops",
+                t.peak_tflops,
+                "from 1e-6 to 1e9",
+                t.peak_tflops is None or 1e-6 <= t.peak_tflops <= 1e9,
+            ),
             ("data.held_out", self.data.held_out, share, 0 <= self.data.held_out <= 1),
-            ("optimizer.learning_rate", o.learning_rate, above, 0 < o.learning_rate < _INF),
+            ("optimizer.learning_rate", o.learning_rate, rate, 0 < o.learning_rate <= 1e3),
             (
                 "optimizer.muon_learning_rate",
                 o.muon_learning_rate,
-                above,
-                0 < o.muon_learning_rate < _INF,
+                rate,
+                0 < o.muon_learning_rate <= 1e3,
             ),
             ("optimizer.weight_decay", o.weight_decay, "0 or above", 0 <= o.weight_decay < _INF),
             ("optimizer.beta1", o.beta1, "from 0 to below 1", 0 <= o.beta1 < 1),
@@ -208,6 +226,12 @@ class Recipe:
             raise UserError(
                 f"train.batch_tokens {t.batch_tokens} is not a multiple of context x micro_batch = "
                 f"{self.context} x {t.micro_batch}; change one of them"
+            )
+
+        if self.sequences > _MOST_SEQUENCES:
+            raise UserError(
+                f"train.batch_tokens {t.batch_tokens} is {self.sequences:,} sequences a step; "
+                f"take at most {_MOST_SEQUENCES:,}"
             )
 
     @property

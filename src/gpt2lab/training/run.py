@@ -2,9 +2,9 @@
 
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,20 @@ from gpt2lab import __version__
 from gpt2lab.doctor import DTYPES, Peak, peak
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
-from gpt2lab.progress import Bar
-from gpt2lab.settings import read_recipe, to_toml
-from gpt2lab.storage import atomic_file, read_json, require_writable_folder
-from gpt2lab.training import parallel, state
+from gpt2lab.progress import Bar, console
+from gpt2lab.settings import from_table, read_recipe, to_toml
+from gpt2lab.storage import atomic_file, locked, read_json, require_writable_folder
+from gpt2lab.training import folder, parallel, state
 from gpt2lab.training.callbacks import Evaluate, Metrics, Profile, Sample, Save, Screen
 from gpt2lab.training.changes import require_allowed
 from gpt2lab.training.loop import Callback, Trainer
 from gpt2lab.training.parallel import World
+from gpt2lab.training.plan import require_memory
 from gpt2lab.training.recipe import Recipe
 from gpt2lab.training.samples import write_sample
 from gpt2lab.training.settle import settle
-from gpt2lab.training.sinks import IDENTITY, Report
-from gpt2lab.training.sources import Sources, open_sources
-
-RECIPE = "recipe.toml"
-TORCHRUN = "torchrun.txt"
+from gpt2lab.training.sinks import Report
+from gpt2lab.training.sources import Sources, open_sources, text_settings
 
 
 def start(
@@ -43,17 +41,28 @@ def start(
     """
     if recipe.train.steps is None and recipe.train.minutes is None:
         raise UserError("the recipe says neither train.steps nor train.minutes; give one")
-    with parallel.join(recipe.parallel, recipe.train.device) as world:
+    with parallel.join(recipe.parallel, recipe.train.device) as world, ExitStack() as stack:
+        world.first(lambda: _take(run, stack))
         if world.first(lambda: _restarted(run)):
             recipe = world.first(lambda: saved_recipe(run))
             return _resume(recipe, run, world, callbacks, allow_other_data=False)
         recipe = world.first(lambda: settle(recipe))
-        world.first(lambda: _require_room(run, overwrite=overwrite))
+        reads = (recipe.data.path, *recipe.data.also)
+
+        def make_room() -> None:
+            require_memory(recipe, world.size)
+            folder.bring_back(run, reads)
+            folder.require_room(run, reads, overwrite=overwrite)
+            stack.enter_context(folder.replacing(run, reads))
+
+        world.first(make_room)
         sources = open_sources(recipe, run, world, anew=True)
         with Bar("training") as bar:
             trainer = _trainer(recipe, run, sources, world, bar, callbacks)
-            # Nothing of an older run is touched before the new one has proved able to start.
-            world.first(lambda: _clear(recipe, run))
+            if world.main:
+                _write_recipe(recipe, run)
+                with atomic_file(run / folder.TORCHRUN) as temporary:
+                    temporary.write_text(_torchrun() + "\n", "utf-8")
             return trainer.fit()
 
 
@@ -70,16 +79,29 @@ def resume(
     allow_other_data: also in what it reads and in which order.
     """
     recipe = recipe or saved_recipe(run)
-    with parallel.join(recipe.parallel, recipe.train.device) as world:
+    with parallel.join(recipe.parallel, recipe.train.device) as world, ExitStack() as stack:
+
+        def make_room() -> None:
+            _take(run, stack)
+            folder.bring_back(run, (recipe.data.path, *recipe.data.also))
+
+        world.first(make_room)
         settled = world.first(lambda: settle(recipe))
         return _resume(settled, run, world, callbacks, allow_other_data=allow_other_data)
 
 
 def saved_recipe(run: Path) -> Recipe:
     """The recipe a run was started with, or last resumed with."""
-    if not (run / RECIPE).exists():
-        raise UserError(f"{run} holds no run ({RECIPE} is missing); check the path")
-    return read_recipe(run / RECIPE, Recipe)
+    path = folder.recipe_file(run)
+    if not path.exists():
+        raise UserError(f"{run} holds no run ({folder.RECIPE} is missing); check the path")
+    return read_recipe(path, Recipe)
+
+
+def _take(run: Path, stack: ExitStack) -> None:
+    """Hold the folder until the stack unwinds."""
+    require_writable_folder(run)
+    stack.enter_context(locked(run / ".lock", run))
 
 
 def _resume(
@@ -90,13 +112,18 @@ def _resume(
     *,
     allow_other_data: bool,
 ) -> Path | None:
-    world.first(
-        lambda: require_allowed(saved_recipe(run), recipe, allow_other_data=allow_other_data)
-    )
-    sources = open_sources(recipe, run, world, anew=False)
+    last = world.first(lambda: state.last_sound(run, console().print))
+    before = world.first(lambda: _trained_by(run, last))
+
+    def require() -> None:
+        require_allowed(before, recipe, allow_other_data=allow_other_data)
+        require_memory(recipe, world.size)
+
+    world.first(require)
+    other_text = text_settings(before) != text_settings(recipe)
+    sources = open_sources(recipe, run, world, anew=False, other_text=other_text)
     with Bar("training") as bar:
         trainer = _trainer(recipe, run, sources, world, bar, callbacks)
-        last = world.first(lambda: state.last_sound(run, bar.print))
         if last is not None:
             if not allow_other_data:
                 world.first(lambda: _require_same_data(last, trainer.metadata))
@@ -112,7 +139,7 @@ def _restarted(run: Path) -> bool:
 
     It tells its processes a name of its own, unless it goes by the default "none".
     """
-    name, path = _torchrun(), run / TORCHRUN
+    name, path = _torchrun(), run / folder.TORCHRUN
     return bool(name) and path.exists() and path.read_text("utf-8").strip() == name
 
 
@@ -121,26 +148,20 @@ def _torchrun() -> str:
     return "" if name == "none" else name
 
 
-def _require_room(run: Path, *, overwrite: bool) -> None:
-    if not overwrite and (run / RECIPE).exists():
-        raise UserError(
-            f"{run} holds a run already; continue it with --resume {run}, or pass --overwrite"
-        )
-    require_writable_folder(run)
-
-
-def _clear(recipe: Recipe, run: Path) -> None:
-    for old in state.list_checkpoints(run):
-        shutil.rmtree(old, ignore_errors=True)
-    for name in ("metrics.jsonl", "events.jsonl", IDENTITY):
-        (run / name).unlink(missing_ok=True)
-    _write_recipe(recipe, run)
-    with atomic_file(run / TORCHRUN) as temporary:
-        temporary.write_text(_torchrun() + "\n", "utf-8")
+def _trained_by(run: Path, last: Path | None) -> Recipe:
+    """The recipe of the run's last checkpoint, which nobody edits, or of its folder."""
+    if last is None:
+        return saved_recipe(run)
+    path = last / checkpoint.METADATA
+    metadata = read_json(path)
+    recipe = metadata.get("recipe") if isinstance(metadata, dict) else None
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path} names no recipe; remove {last}")
+    return from_table(Recipe, recipe, where=str(path))
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
-    with atomic_file(run / RECIPE) as temporary:
+    with atomic_file(run / folder.RECIPE) as temporary:
         temporary.write_text(to_toml(recipe), "utf-8")
 
 
@@ -184,7 +205,9 @@ def _trainer(
         "recipe": _without_none(asdict(recipe)),
     }
     # Validation first, so that its loss is in the line of metrics and in the checkpoint.
-    standard: list[Callback] = [Evaluate(), Metrics(best), Save(), Screen(bar)]
+    standard: list[Callback] = [
+        folder.Begun(), Evaluate(), Metrics(best), Save(), Screen(bar)
+    ]  # fmt: skip
     standard += [Report(sink) for sink in recipe.train.sinks]
     if recipe.train.profile:
         standard.append(Profile(recipe.train.profile))

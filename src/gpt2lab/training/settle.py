@@ -16,6 +16,8 @@ def settle(recipe: Recipe) -> Recipe:
     name = recipe.train.device or default_device().type
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("gpt2lab trains on cpu, cuda or mps")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -35,6 +35,12 @@ class Report(Callback):
                     f"train.sinks names {self._sink}, which is not installed; "
                     f"pip install 'gpt2lab[{self._sink}]' or take it out"
                 ) from None
+            except Exception as error:  # each has its own: not logged in, no network, ...
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+                raise UserError(
+                    f"{self._sink} cannot be started: {reason}; mend that, or take it out of "
+                    "train.sinks"
+                ) from error
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         due = record["step"] % trainer.recipe.every.log == 0 or "validation_loss" in record

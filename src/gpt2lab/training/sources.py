@@ -25,13 +25,16 @@ class Sources:
     train_tokens: int
 
 
-def open_sources(recipe: Recipe, run: Path, world: World, *, anew: bool) -> Sources:
+def open_sources(
+    recipe: Recipe, run: Path, world: World, *, anew: bool, other_text: bool = False
+) -> Sources:
     """Open everything the recipe names; all processes together.
 
-    anew: tokenise text anew even if an older run left shards, which may be of other text.
+    anew: tokenise text even if there are shards of it already, which may have changed since.
+    other_text: the run has read another text so far, or has read it otherwise.
     Raises UserError naming the file if a shard is damaged or made with another tokenizer.
     """
-    first = world.first(lambda: _shards(recipe, run, anew=anew))
+    first = world.first(lambda: _shards(recipe, run, anew=anew, other=other_text))
     folders = [first, *(Path(p) for p in recipe.data.also)]
     tokenizer = _tokenizer(recipe, folders)
     if tokenizer.size > recipe.model.vocab_size:
@@ -71,14 +74,22 @@ def _check(folder: Path, world: World, on_progress: Callable[[float], None]) -> 
     return max(world.each(mine))
 
 
-def _shards(recipe: Recipe, run: Path, *, anew: bool) -> Path:
+def text_settings(recipe: Recipe) -> tuple[object, ...]:
+    """What decides which shards text becomes."""
+    return recipe.data.path, recipe.data.held_out, recipe.data.tokenizer
+
+
+def _shards(recipe: Recipe, run: Path, *, anew: bool, other: bool) -> Path:
     """The folder of shards: the recipe's own, or made from its text under the run."""
     if not recipe.data.path:
         raise UserError("data.path is not set; give shards, a text file or a folder of texts")
     path = Path(recipe.data.path)
     if path.is_dir() and has_split(path, "train"):
         return path
-    made = run / "data"
+    # Another text does not replace the one the run has read, to which it may go back.
+    named = hashlib.sha256(repr(text_settings(recipe)).encode()).hexdigest()[:8]
+    beside = run / f"data-{named}"
+    made = beside if other or beside.exists() else run / "data"
     if anew or not has_split(made, "train"):
         documents = plaintext.read_documents(path)
         tokenizer = Tokenizer.load(recipe.data.tokenizer)

@@ -37,8 +37,8 @@ from gpt2lab.training.recipe import Every
 CHECKPOINTS = "checkpoints"
 DIGESTS = "sha256.json"
 _NAME = re.compile(r"step-(\d{7,})")
-# It tells at every save which of its files it does not write.
-logging.getLogger("torch.distributed.checkpoint").setLevel(logging.WARNING)
+# It tells at every save which of its files it does not write, and logs what it raises as well.
+logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)
 
 
 @dataclass
@@ -372,11 +372,34 @@ def load(folder: Path, model: GPT2, optimizers: Optimizers, world: World) -> Pro
                 if _shares_matrices(t):
                     ordered = tensor_parallel.by_rank(name, targets[name], n_head, ranks)
                     t.copy_(part_of(ordered, t))
-        progress = Progress(**read_json(state / "progress.json"))
+        progress = _progress(read_json(state / "progress.json"))
         optimizers.updates = int(progress.updates)
     except (CheckpointException, SafetensorError, OSError, KeyError, TypeError, ValueError,
             RuntimeError) as error:  # fmt: skip
-        raise UserError(f"{state} cannot be resumed from ({error}); remove {folder}") from None
+        reason: BaseException = error
+        if isinstance(error, CheckpointException) and error.failures:
+            reason = next(iter(error.failures.values()))[0]
+        line = (str(reason).splitlines() or [repr(reason)])[0]
+        raise UserError(f"{state} cannot be resumed from ({line}); remove {folder}") from None
+    return progress
+
+
+def _progress(table: Any) -> Progress:
+    """Where a run stood, as its file says; ValueError if no run can stand there."""
+    progress = Progress(**table)
+    whole = [getattr(progress, n) for n in
+             ("step", "samples", "tokens", "best_step", "updates", "steady")]  # fmt: skip
+    numbers = [progress.seconds, progress.scale, *progress.losses]
+    if (
+        table.keys() != asdict(Progress()).keys()
+        or not all(type(n) is int and 0 <= n < 2**62 for n in whole)
+        or not all(type(n) in (int, float) and abs(n) < 1e300 for n in numbers)
+        or type(progress.best_loss) not in (int, float)
+        or progress.best_loss != progress.best_loss
+        or progress.scale <= 0
+        or progress.seconds < 0
+    ):
+        raise ValueError("progress.json holds what no run writes")
     return progress
 
 
