@@ -32,6 +32,7 @@ from gpt2lab.corpus.recipe import (
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.settings import to_toml
+from gpt2lab.storage import locked
 from kills import build_killed, digest
 
 WORDS = [f"{a}{b}" for a in ("river", "stone", "cloud", "lamp", "road") for b in "abcdefghijklmnop"]
@@ -320,7 +321,7 @@ def test_a_report_of_what_is_no_corpus(tmp_path, text, capsys):
 def test_two_runs_in_one_folder_are_refused(tmp_path, source):
     (tmp_path / "out.work").mkdir()
     with (
-        pipeline._lock(tmp_path / "out.work" / "lock", tmp_path / "out.work"),
+        locked(tmp_path / "out.work" / "lock", tmp_path / "out.work"),
         pytest.raises(UserError, match=r"another run is at work in .*out\.work"),
     ):
         build(tmp_path, "out", recipe(source))
