@@ -105,22 +105,24 @@ def work(name, shape_name, path):
     tokens = shape[3] * shape[4]
     rate = round(tokens / statistics.median(seconds[1:]), 1)
     print(
-        json.dumps({"tokens_per_s": rate, "peak_mib": peers.peak_mib()} | utilisation(shape, rate))
+        json.dumps(
+            {"tokens_per_s": rate, "peak_mib": peers.peak_mib()} | utilisation(shape, rate, dtype)
+        )
     )
 
 
-def utilisation(shape, rate):
-    """MFU against the float32 matrix rate measured in the same minute."""
+def utilisation(shape, rate, dtype):
+    """MFU against the matrix rate of this format, measured in the same minute."""
     import torch
 
-    from gpt2lab.doctor import matmul_tflops
+    from gpt2lab.doctor import DTYPES, matmul_tflops
     from gpt2lab.model import GPT2Config
 
     layers, heads, width, context, _ = shape
     flops = GPT2Config(
         n_layer=layers, n_head=heads, n_embd=width, vocab_size=VOCAB
     ).flops_per_token(context)  # fmt: skip
-    peak = matmul_tflops(torch.device("cpu"), torch.float32, 2048)
+    peak = matmul_tflops(torch.device("cpu"), DTYPES.get(dtype, torch.float32), 2048)
     return {"mfu": round(rate * flops / peak / 1e12, 4), "peak_gflops": round(1000 * peak, 1)}
 
 
