@@ -99,6 +99,18 @@ def test_a_run_killed_before_its_first_step_gives_the_old_one_back(finished, sha
     assert not (finished / "data").exists()
 
 
+def test_torchrun_starts_again_what_never_made_a_step(finished, shards, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    killed = folder.replacing(finished, ())
+    killed.__enter__()
+    new = recipe(shards, steps=2, seed=3)
+    (finished / folder.RECIPE).write_text(to_toml(new))
+    (finished / folder.TORCHRUN).write_text("job\n")
+    model = runs.start(new, finished, overwrite=True)
+    made = json.loads((model / "gpt2lab.json").read_text())
+    assert (made["recipe"]["train"]["seed"], made["step"]) == (3, 2)
+
+
 def test_after_its_first_step_a_run_is_the_only_one(finished, shards):
     with pytest.raises(RuntimeError, match="crash"):
         settings = recipe(shards, steps=50, seed=3)

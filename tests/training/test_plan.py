@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gpt2lab import UserError
 from gpt2lab.doctor import DTYPES
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.training.loss import NextTokenLoss
@@ -32,6 +33,13 @@ def test_the_largest_model_fits_one_card_of_80_gb():
     assert held.optimizer == 8 * params
     assert held.total < 80e9 / 1.15  # the estimate may be 15 % off
     assert memory(gpt2("1.5B")).total > 80e9
+
+
+def test_a_plan_for_several_processes(shards):
+    settings = replace(recipe(shards), parallel=Parallel(strategy="fsdp", tensor=2))
+    assert plan(settings, 4)["processes"] == 4
+    with pytest.raises(UserError, match=r"parallel\.tensor 2 does not divide --processes 3"):
+        plan(settings, 3)
 
 
 def test_what_processes_share():

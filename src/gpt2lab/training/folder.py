@@ -85,6 +85,11 @@ def bring_back(run: Path, reads: Iterable[str]) -> None:
     aside.rmdir()
 
 
+def begun(run: Path) -> bool:
+    """Whether the folder's run has made a step, so that no older one waits to be brought back."""
+    return not (run / _ASIDE).exists()
+
+
 def recipe_file(run: Path) -> Path:
     """Where the recipe of the folder's run is, be it put aside for one that did not start."""
     aside = run / _ASIDE / RECIPE

@@ -135,8 +135,13 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
             "parallel.tensor shares matrices among some of the processes only; set "
             'parallel.strategy = "fsdp" for the others'
         )
-    rank, local = _variable("RANK"), _variable("LOCAL_RANK", 0)
-    _variable("MASTER_PORT")
+    missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {size}, but {missing[0]} is not set; start several processes with "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    rank, local = _variable("RANK", 0), _variable("LOCAL_RANK", 0)
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
@@ -167,13 +172,13 @@ def join(settings: Parallel, device: str | None) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _variable(name: str, default: int | None = None) -> int:
+def _variable(name: str, default: int) -> int:
     """A whole number from an environment variable that torchrun sets."""
-    value = os.environ.get(name, "" if default is None else str(default))
-    if not value.isdigit() or ("MASTER_ADDR" not in os.environ and default is None):
+    value = os.environ.get(name, str(default))
+    if not value.isdigit():
         raise UserError(
-            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')!r} and {name} {value!r}: start several "
-            "processes with torchrun, or unset WORLD_SIZE"
+            f"{name} is {value!r}, not a whole number; start several processes with torchrun, or "
+            f"unset {name}"
         )
     return int(value)
 
@@ -183,7 +188,7 @@ def _connect(*, rank: int | None = None) -> dist.Store:
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
+        _variable("MASTER_PORT", 0),
         is_master=rank == 0 and not served,
         multi_tenant=True,
     )

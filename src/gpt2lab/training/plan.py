@@ -19,7 +19,7 @@ from gpt2lab.model.transformer import GPT2
 from gpt2lab.training.loss import CHUNK_ELEMENTS, VOCABULARY_PART, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World
-from gpt2lab.training.recipe import Recipe
+from gpt2lab.training.recipe import Parallel, Recipe
 from gpt2lab.training.settle import settle
 
 PF_S_DAY = 1e15 * 86_400
@@ -169,7 +169,9 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     best = Peak(tflops, "recipe") if tflops else peak(device, DTYPES[train.dtype])
     held = memory(recipe, processes)
     available = _tokens(recipe)
-    require_memory(replace(recipe, model=replace(model, n_layer=min(2, model.n_layer))))
+    # What is measured: two blocks, by one process.
+    blocks = replace(model, n_layer=min(2, model.n_layer))
+    require_memory(replace(recipe, model=blocks, parallel=Parallel()))
     per_token, step = measured_seconds(recipe)
     per_step = per_token * train.batch_tokens / processes + step
     steps = train.steps

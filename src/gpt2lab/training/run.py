@@ -135,12 +135,13 @@ def _resume(
 
 
 def _restarted(run: Path) -> bool:
-    """Whether the torchrun that started this process has started this very run before.
+    """Whether this run was started by the same torchrun before, and has made a step.
 
     It tells its processes a name of its own, unless it goes by the default "none".
     """
     name, path = _torchrun(), run / folder.TORCHRUN
-    return bool(name) and path.exists() and path.read_text("utf-8").strip() == name
+    known = bool(name) and path.exists() and path.read_text("utf-8").strip() == name
+    return known and folder.begun(run)
 
 
 def _torchrun() -> str:
