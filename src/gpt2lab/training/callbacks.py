@@ -153,6 +153,11 @@ class Screen(Callback):
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._loss: float | None = None
+        self._begun = self._seconds = 0.0
+
+    def begin(self, trainer: Trainer) -> None:
+        # What a run took before it was stopped says little of what it will take now.
+        self._begun, self._seconds = trainer.fraction, trainer.progress.seconds
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         if not trainer.world.main:
@@ -161,7 +166,8 @@ class Screen(Callback):
         if now is not None:
             self._loss = now if self._loss is None else 0.95 * self._loss + 0.05 * now
         done = trainer.fraction
-        left = trainer.progress.seconds * (1 - done) / max(done, 1e-9)
+        taken = trainer.progress.seconds - self._seconds
+        left = taken * (1 - done) / max(done - self._begun, 1e-9)
         loss = math.nan if self._loss is None else self._loss
         self._bar.update(
             done,
