@@ -31,7 +31,9 @@ CONTENDERS = {
     "fast, cosine in place of warm-up, stable, decay": (
         0.55, FAST | {"schedule": "cosine", "final": 0.1}
     ),
-    "fast, adamw in place of muon": (0.55, FAST | {"name": "adamw", "learning_rate": 3e-3}),
+    "fast, adamw in place of muon": (
+        0.55, FAST | {"name": "adamw", "learning_rate": 3e-3, "warmup": 0.1}
+    ),
     "fast, weight decay 0.01 in place of 0.1": (0.55, FAST | {"weight_decay": 0.01}),
 }  # fmt: skip
 
