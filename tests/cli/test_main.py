@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -118,6 +119,70 @@ def test_generate(folder, capsys, tmp_path, monkeypatch):
     assert "this model's context is 48: shorten the prompt" in capsys.readouterr().err
     assert main(["generate", folder, "a", "--temperature", "-1"]) == 2
     assert "temperature is -1.0" in capsys.readouterr().err
+
+
+def test_generate_in_formats_with_drafts_and_beams(folder, capsys):
+    options = ["--max-tokens", "8", "--temperature", "0"]
+    assert main(["generate", folder, "the cat", *options]) == 0
+    plain = capsys.readouterr().out
+    for more in (
+        ["--dtype", "bfloat16"],
+        ["--dtype", "int8"],
+        ["--draft", folder],
+        ["--beams", "1"],
+    ):
+        assert main(["generate", folder, "the cat", *options, *more]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("the cat")
+        if more[0] != "--dtype":
+            assert out.removesuffix(f"{'-' * 20}\n") == plain
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", folder, "a", "--dtype", "int3"])
+    assert "int8-weight" in capsys.readouterr().err
+    assert main(["generate", folder, "a", "--beams", "2", "--draft", folder]) == 2
+    assert "--beams goes neither with --draft" in capsys.readouterr().err
+    assert main(["generate", folder, "a", "--beams", "0"]) == 2
+    assert "beams is 0" in capsys.readouterr().err
+
+
+def test_generate_a_batch(folder, capsys, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    lines = [
+        {"prompt": "the cat", "max_tokens": 20, "seed": 5},
+        {"prompt": "the dog", "temperature": 0},
+        {"prompt": "", "stop": ["t"], "logit_bias": {"5": -3}},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    options = ["--max-tokens", "3", "--seed", "1"]
+    assert main(["generate", folder, "--batch", str(path), *options]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["seed"] for r in results] == [5, 2, 3]
+    assert [len(r["ids"]) for r in results][:2] == [20, 3]
+    for bad, words in (
+        ("{", "line 2: "),
+        ("[]", 'line 2: not an object with a text under "prompt"'),
+        ('{"prompt": "a", "temprature": 1}', "line 2: 'temprature' is not .* mean 'temperature'"),
+        ('{"prompt": "a", "top_k": "9"}', "line 2: top_k is '9', which is of the wrong kind"),
+        ('{"prompt": "a", "top_k": -9}', "line 2: top_k is -9; it must be"),
+        ('{"prompt": "a", "temperature": NaN}', "line 2: temperature is nan"),
+        ('{"prompt": "a", "max_tokens": true}', "line 2: max_tokens is True"),
+        ('{"prompt": "a", "seed": -1}', "line 2: seed is -1"),
+        ('{"prompt": "a", "stop": [1]}', "line 2: stop is to be a list of strings"),
+        ('{"prompt": "a", "logit_bias": {"x": 1}}', "line 2: logit_bias is to be"),
+        ('{"prompt": "a", "logit_bias": {"99999": 1}}', "line 2: logit_bias names token 99999"),
+        (json.dumps({"prompt": "cat " * 500}), "line 2: the prompt is"),
+        ("[" * 100_000, "line 2: "),
+    ):
+        path.write_text('{"prompt": "a"}\n' + bad + "\n")
+        assert main(["generate", folder, "--batch", str(path), *options]) == 2
+        shown = capsys.readouterr()
+        assert re.search(words, shown.err), shown.err
+        assert shown.out == ""
+    path.write_text("\n")
+    assert main(["generate", folder, "--batch", str(path)]) == 2
+    assert "is empty" in capsys.readouterr().err
+    assert main(["generate", folder, "a", "--batch", str(path)]) == 2
+    assert "PROMPT and --batch are both given" in capsys.readouterr().err
 
 
 def test_tokenizer(tmp_path, capsys, gpt2):

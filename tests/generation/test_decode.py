@@ -1,10 +1,12 @@
+from unittest import mock
+
 import pytest
 import torch
 from transformers import GPT2Config as TheirConfig
 from transformers import GPT2LMHeadModel
 
 from gpt2lab import UserError
-from gpt2lab.generation import Request, Sampling, decode, generate, stream
+from gpt2lab.generation import Request, Sampling, decode, engine, generate, stream
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.model.checkpoint import to_hf_tensors
 
@@ -135,43 +137,30 @@ def test_past_the_context_by_a_sliding_window(model, small_tokenizer):
 
 
 def forced(model, tokenizer, text, *, stop=(), count=None):
-    """Generate exactly `text` by biasing one token after the other."""
+    """Generate exactly `text`, from a backend that wants one token after the other."""
 
     class Script:
-        config = model.config
-        training = False
-        wte = model.wte
+        config, slots = model.config, 1
 
         def __init__(self):
-            self.ids = tokenizer.encode(text)
-            self.step = 0
+            self.ids = iter(tokenizer.encode(text))
 
-        def eval(self):
-            return self
-
-        def train(self, mode):
-            return self
-
-        def hidden(self, ids, cache):
-            cache.advance(ids.shape[1])
-            return torch.zeros(*ids.shape, 4)
-
-        def logits(self, x):
-            out = torch.zeros(*x.shape[:-1], 300)
-            out[..., self.ids[self.step]] = 50.0
-            self.step = min(self.step + 1, len(self.ids) - 1)
+        def forward(self, chunks):
+            out = torch.zeros(1, model.config.vocab_size)
+            out[0, next(self.ids)] = 50.0
             return out
 
     request = Request(
         (1,), max_tokens=count or len(tokenizer.encode(text)), sampling=GREEDY, stop=stop
     )
     pieces, last = [], None
-    iterator = stream(Script(), tokenizer, request)
-    while last is None:
-        try:
-            pieces.append(next(iterator))
-        except StopIteration as end:
-            last = end.value
+    with mock.patch.object(engine, "backend", lambda *_: Script()):
+        iterator = stream(model, tokenizer, request)
+        while last is None:
+            try:
+                pieces.append(next(iterator))
+            except StopIteration as end:
+                last = end.value
     assert "".join(pieces) == last.text
     return last
 
@@ -231,7 +220,7 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(small_tokenizer):
 def test_many_prompts_go_in_groups(model, small_tokenizer, monkeypatch):
     requests = [Request((n + 1,), max_tokens=6, sampling=GREEDY) for n in range(7)]
     whole = generate(model, small_tokenizer, requests)
-    monkeypatch.setattr(decode, "ROWS", 3)
+    monkeypatch.setattr(decode, "SLOTS", 3)
     assert [r.ids for r in generate(model, small_tokenizer, requests)] == [r.ids for r in whole]
 
 
@@ -249,6 +238,8 @@ def test_a_seed_is_drawn_and_told(model, small_tokenizer):
         (Request((1,), max_tokens=-1), "max_tokens is -1"),
         (Request((1,), stop=("",)), "empty string"),
         (Request((1,), seed=-1), "seed is -1"),
+        (Request((1,), seed=2**64), "seed is 18446744073709551616"),
+        (Request((1,), sampling=Sampling(logit_bias={300: 1})), "logit_bias names token 300; ids"),
     ],
 )
 def test_requests_that_cannot_be_met(model, small_tokenizer, request_, words):

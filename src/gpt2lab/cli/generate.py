@@ -5,16 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from gpt2lab.cli.output import standard_input
 from gpt2lab.errors import UserError
 from gpt2lab.generation.sampling import Sampling
+from gpt2lab.progress import step
 
 if TYPE_CHECKING:
-    from gpt2lab.generation.decode import Generation, Request
+    from gpt2lab.generation.request import Generation, Request
     from gpt2lab.model.transformer import GPT2
     from gpt2lab.tokenizer.bpe import Tokenizer
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Command:
     """Continue a prompt, printing text as it is drawn. With no PROMPT, read prompts: from a file
-    (--prompts), from standard input, or at a terminal one after the other.
+    (--prompts, --batch), from standard input, or at a terminal one after the other.
     """
 
     model: tyro.conf.Positional[str]
@@ -31,6 +32,15 @@ class Command:
     """Text to continue; an empty one ("") starts a new text."""
     prompts: Path | None = None
     """A file of prompts, one a line, decoded together."""
+    batch: Path | None = None
+    """A file of requests, one JSON object a line, as {"prompt": "...", "temperature": 0.7}; results
+    are printed in the same order, one JSON object a line."""
+    dtype: Literal["float32", "bfloat16", "int8", "int8-weight", "int4"] | None = None
+    """Number format of the weights: the checkpoint's own if not given, float32 for float ones."""
+    draft: str | None = None
+    """A smaller model of the same vocabulary that guesses ahead; texts keep their distribution."""
+    beams: int | None = None
+    """Search for the likeliest text with so many open ends, instead of drawing one."""
     max_tokens: int = 256
     """Most tokens to draw for each prompt."""
     n: int = 1
@@ -41,6 +51,8 @@ class Command:
     """Strings that end the text."""
     ignore_end: bool = False
     """Go on past <|endoftext|>."""
+    stride: int | None = None
+    """Oldest tokens forgotten each time the context is full; half the context if not given."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     json: bool = False
     """Print one JSON object with ids, text, log-probabilities and seeds."""
@@ -51,31 +63,66 @@ def run(argv: Sequence[str]) -> None:
     command = tyro.cli(Command, args=argv, prog="gpt2lab generate")
     if command.n < 1:
         raise UserError(f"n is {command.n}; it must be at least 1")
-    if command.prompt is not None and command.prompts is not None:
-        raise UserError("PROMPT and --prompts are both given; keep one")
+    given = {"PROMPT": command.prompt, "--prompts": command.prompts, "--batch": command.batch}
+    sources = [name for name, value in given.items() if value is not None]
+    if len(sources) > 1:
+        raise UserError(f"{' and '.join(sources)} are both given; keep one")
+    if command.beams is not None and (command.draft or command.batch):
+        raise UserError("--beams goes neither with --draft nor with --batch; leave one out")
     import gpt2lab
+    from gpt2lab.generation.probe import use_fastest_threads
 
-    checkpoint = gpt2lab.load(command.model)
+    checkpoint = gpt2lab.load(command.model, command.dtype)
     if checkpoint.tokenizer is None:
         raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    if command.prompt is None and command.prompts is None and sys.stdin.isatty():
-        _interact(command, model, tokenizer)
+    use_fastest_threads(model)
+    draft = gpt2lab.load(command.draft, command.dtype).model if command.draft else None
+    if command.batch is not None:
+        _run_batch(command, model, tokenizer, draft)
+        return
+    if not sources and sys.stdin.isatty():
+        _interact(command, model, tokenizer, draft)
         return
     prompts = _prompts(command)
     requests = [_request(command, tokenizer, p, i) for p in prompts for i in range(command.n)]
-    if len(requests) == 1 and not command.json:
-        _print_stream(model, tokenizer, requests[0], prompts[0])
+    if len(requests) == 1 and not command.json and command.beams is None:
+        _print_stream(model, tokenizer, requests[0], draft, prompts[0])
         return
-    from gpt2lab.generation import generate
+    from gpt2lab.generation import beam_search, generate
 
-    results = generate(model, tokenizer, requests)
+    if command.beams is not None:
+        results = [beam_search(model, tokenizer, r, command.beams) for r in requests]
+    else:
+        results = generate(model, tokenizer, requests)
     texts = [p for p in prompts for _ in range(command.n)]
     if command.json:
         print(json.dumps({"results": _table(texts, results)}, ensure_ascii=False))
         return
     for prompt, result in zip(texts, results, strict=True):
         print(f"{prompt}{result.text}\n{'-' * 20}")
+
+
+def _run_batch(
+    command: Command, model: "GPT2", tokenizer: "Tokenizer", draft: "GPT2 | None"
+) -> None:
+    from gpt2lab.generation import generate_each
+    from gpt2lab.generation.batch import read_requests
+
+    assert command.batch is not None
+    default = _request(command, tokenizer, "", 0)
+    requests = read_requests(command.batch, default, model.config, tokenizer)
+    waiting: dict[int, Generation] = {}
+    following = 0
+    with step(f"generating {len(requests):,} texts") as bar:
+        for done, (number, result) in enumerate(
+            generate_each(model, tokenizer, requests, draft=draft), start=1
+        ):
+            waiting[number] = result
+            while following in waiting:
+                print(json.dumps(asdict(waiting.pop(following)), ensure_ascii=False), flush=True)
+                following += 1
+            bar.update(done / len(requests), f"{done:,} of {len(requests):,}")
 
 
 def _table(prompts: list[str], results: "list[Generation]") -> list[dict[str, object]]:
@@ -106,21 +153,28 @@ def _request(command: Command, tokenizer: "Tokenizer", prompt: str, number: int)
         seed=None if command.seed is None else command.seed + number,
         stop=command.stop,
         ignore_end=command.ignore_end,
+        stride=command.stride,
         logprobs=0 if command.json else None,
     )
 
 
 def _print_stream(
-    model: "GPT2", tokenizer: "Tokenizer", request: "Request", prompt: str = ""
+    model: "GPT2",
+    tokenizer: "Tokenizer",
+    request: "Request",
+    draft: "GPT2 | None",
+    prompt: str = "",
 ) -> None:
     from gpt2lab.generation import stream
 
-    for number, piece in enumerate(stream(model, tokenizer, request)):
+    for number, piece in enumerate(stream(model, tokenizer, request, draft=draft)):
         print(piece if number else prompt + piece, end="", flush=True)
     print()
 
 
-def _interact(command: Command, model: "GPT2", tokenizer: "Tokenizer") -> None:
+def _interact(
+    command: Command, model: "GPT2", tokenizer: "Tokenizer", draft: "GPT2 | None"
+) -> None:
     print("Type a prompt and press return; end with ctrl-D.", file=sys.stderr)
     number = 0
     while True:
@@ -130,7 +184,7 @@ def _interact(command: Command, model: "GPT2", tokenizer: "Tokenizer") -> None:
             print(file=sys.stderr)
             return
         try:
-            _print_stream(model, tokenizer, _request(command, tokenizer, prompt, number))
+            _print_stream(model, tokenizer, _request(command, tokenizer, prompt, number), draft)
         except UserError as error:
             print(f"gpt2lab: {error}", file=sys.stderr)
         number += 1

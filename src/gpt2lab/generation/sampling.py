@@ -1,13 +1,9 @@
-"""Choosing the next token: temperature, truncation and penalties, with a random number per token
-that depends on seed and position alone.
-"""
+"""Choosing next tokens: temperature and truncation, for many rows of different rules at once."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,71 +69,104 @@ class Sampling:
         )
 
 
-def choose(
-    logits_V: Tensor, rules: Sampling, prompt: Sequence[int], output: Sequence[int], seed: int
-) -> int:
-    """The next token's id.
+@dataclass(frozen=True)
+class Rules:
+    """The rules of B rows as tensors [B], for one vectorised draw."""
 
-    logits_V: the model's logits [V], which are not changed.
-    The draw uses the random number of (seed, len(output)): the same request gives the same text
-    whatever else is decoded beside it.
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    openai: Tensor
+    min_p: Tensor
+
+    @classmethod
+    def of(cls, samplings: Sequence[Sampling]) -> Self:
+        """Rules of several rows."""
+        return cls(
+            torch.tensor([s.temperature for s in samplings], dtype=torch.float32),
+            torch.tensor([s.top_k for s in samplings]),
+            torch.tensor([s.top_p for s in samplings], dtype=torch.float64),
+            torch.tensor([s.top_p_form == "openai" for s in samplings]),
+            torch.tensor([s.min_p for s in samplings], dtype=torch.float32),
+        )
+
+    def rows(self, index: Tensor | list[int]) -> Self:
+        """The rules of some of the rows."""
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+def choose(logits_BV: Tensor, rules: Rules, point_B: Tensor) -> Tensor:
+    """The next token's id of each row, [B].
+
+    logits_BV: after penalties and bias. point_B: random numbers in [0, 1), float64.
+    A row's result does not depend on the rows beside it.
     """
-    logits_V = logits_V.cpu()  # a few kilobytes; not every accelerator has the float64 used below
-    if not rules.plain:
-        logits_V = penalise(logits_V, rules, prompt, output)
-    if rules.temperature == 0:
-        return int(logits_V.argmax())
-    probs_V = truncate(logits_V, rules)
-    # Inverse of the cumulative distribution, in float64 so that rounding cannot run out of mass.
-    cumulative_V = probs_V.double().cumsum(0)
-    point = uniform(seed, len(output)) * float(cumulative_V[-1])
-    return min(int(torch.searchsorted(cumulative_V, point, right=True)), len(probs_V) - 1)
+    drawn_B = rules.temperature > 0
+    if not drawn_B.any():
+        return logits_BV.argmax(dim=1)
+    if drawn_B.all():
+        return draw(truncate(logits_BV, rules), point_B)
+    ids_B = logits_BV.argmax(dim=1)
+    some = drawn_B.nonzero()[:, 0]
+    ids_B[some] = draw(truncate(logits_BV[some], rules.rows(some)), point_B[some])
+    return ids_B
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that is a function of seed and position (Philox, counter-based)."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+def draw(probs_BV: Tensor, point_B: Tensor) -> Tensor:
+    """Ids [B] where the cumulative distributions pass `point_B`; rows need not sum to one."""
+    # In float64, so that rounding cannot run out of mass. A sum over the row would be rounded
+    # differently by the number of rows; a cumulative sum is not.
+    cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
+    point_B1 = (point_B * cumulative_BV[:, -1])[:, None]
+    ids_B = torch.searchsorted(cumulative_BV, point_B1, right=True)[:, 0]
+    return ids_B.clamp(max=probs_BV.shape[1] - 1)
 
 
-def penalise(
-    logits_V: Tensor, rules: Sampling, prompt: Sequence[int], output: Sequence[int]
-) -> Tensor:
-    """Logits after penalties and bias."""
-    logits_V = logits_V.clone()
-    device = logits_V.device
-    if rules.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*prompt, *output}), device=device)
-        before = logits_V[seen]
-        penalty = rules.repetition_penalty
-        logits_V[seen] = torch.where(before > 0, before / penalty, before * penalty)
-    if output and (rules.presence_penalty or rules.frequency_penalty):
-        counts = Counter(output)
-        ids = torch.tensor(list(counts), device=device)
-        times = torch.tensor(list(counts.values()), dtype=logits_V.dtype, device=device)
-        logits_V[ids] -= rules.presence_penalty + rules.frequency_penalty * times
-    for i, bias in rules.logit_bias.items():
-        if not 0 <= i < len(logits_V):
-            raise UserError(f"logit_bias names token {i}; ids are 0 to {len(logits_V) - 1}")
-        logits_V[i] += bias
-    return logits_V
+def truncate(logits_BV: Tensor, rules: Rules) -> Tensor:
+    """Weights [B, V] after temperature, top-k, top-p and min-p: probabilities, of which some are 0.
+
+    What is left of a row is not scaled to sum to one.
+    """
+    V = logits_BV.shape[1]
+    logits_BV = logits_BV.float()
+    logits_BV = (logits_BV - logits_BV.amax(1, keepdim=True)) / rules.temperature[:, None]
+    cut_B = (rules.top_k > 0) & (rules.top_k < V)
+    if cut_B.any():
+        best_BK = logits_BV.topk(int(rules.top_k[cut_B].max()), dim=1).values
+        kth_B = best_BK.gather(1, (rules.top_k.clamp(1, best_BK.shape[1]) - 1)[:, None])[:, 0]
+        kth_B = torch.where(cut_B, kth_B, -torch.inf)
+        logits_BV = logits_BV.masked_fill(logits_BV < kth_B[:, None], -torch.inf)
+    probs_BV = torch.softmax(logits_BV, dim=1)
+    nucleus = (rules.top_p < 1).nonzero()[:, 0]
+    if len(nucleus):
+        kept_BV = _nucleus(probs_BV[nucleus], rules.top_p[nucleus], rules.openai[nucleus])
+        probs_BV[nucleus] = kept_BV
+    if (rules.min_p > 0).any():
+        least_B = rules.min_p * probs_BV.amax(dim=1)
+        probs_BV = probs_BV.masked_fill(probs_BV < least_B[:, None], 0.0)
+    return probs_BV
 
 
-def truncate(logits_V: Tensor, rules: Sampling) -> Tensor:
-    """Probabilities [V] after temperature, top-k, top-p and min-p; they sum to one."""
-    logits_V = (logits_V.float() - logits_V.max()) / rules.temperature
-    if 0 < rules.top_k < len(logits_V):
-        threshold = torch.topk(logits_V, rules.top_k).values[-1]
-        logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)
-    probs_V = torch.softmax(logits_V, dim=0)
-    if rules.top_p < 1:
-        sorted_V, order_V = probs_V.sort(descending=True, stable=True)
-        cumulative_V = sorted_V.cumsum(0)
-        if rules.top_p_form == "openai":
-            keep_V = cumulative_V <= rules.top_p
-        else:
-            keep_V = cumulative_V - sorted_V < rules.top_p
-        keep_V[0] = True
-        probs_V = probs_V.index_fill(0, order_V[~keep_V], 0.0)
-    if rules.min_p > 0:
-        probs_V = probs_V.masked_fill(probs_V < rules.min_p * probs_V.max(), 0.0)
-    return probs_V / probs_V.sum()
+# As many of the most likely tokens hold almost every nucleus; a whole sort costs twenty times more.
+_SHORTLIST = 1024
+
+
+def _nucleus(probs_BV: Tensor, top_p_B: Tensor, openai_B: Tensor) -> Tensor:
+    V = probs_BV.shape[1]
+    sorted_BK = probs_BV.topk(min(_SHORTLIST, V), dim=1).values
+    cumulative_BK = sorted_BK.cumsum(dim=1, dtype=torch.float64)
+    if (cumulative_BK[:, -1] < top_p_B).any():
+        sorted_BK = probs_BV.sort(dim=1, descending=True).values
+        cumulative_BK = sorted_BK.cumsum(dim=1, dtype=torch.float64)
+    # The token that crosses top_p is kept, or, by OpenAI's code, is not; the first always is.
+    before_BK = torch.where(openai_B[:, None], cumulative_BK, cumulative_BK - sorted_BK)
+    inside_BK = torch.where(
+        openai_B[:, None], before_BK <= top_p_B[:, None], before_BK < top_p_B[:, None]
+    )
+    count_B = inside_BK.sum(dim=1).clamp(min=1)
+    last_B1 = sorted_BK.gather(1, count_B[:, None] - 1)
+    # Of tokens as likely as the last one kept, those with the lowest ids.
+    equal_BV = probs_BV == last_B1
+    room_B1 = count_B[:, None] - (sorted_BK > last_B1).sum(dim=1, keepdim=True)
+    keep_BV = (probs_BV > last_B1) | (equal_BV & (equal_BV.cumsum(dim=1) <= room_B1))
+    return torch.where(keep_BV, probs_BV, 0.0)

@@ -93,16 +93,7 @@ class KVCache:
         self.length = int(length_B.max())
         self._even = bool((length_B == self.length).all())
 
-    def rows(self, index: Tensor) -> Self:
-        """A cache of its own holding only the given rows."""
-        return type(self)(
-            self.keys_LBHSK[:, index], self.values_LBHSK[:, index], self.length_B[index]
-        )
-
-    def put(self, row: int, other: Self) -> None:
-        """Replace one row by the only row of another cache of the same shape."""
-        self.keys_LBHSK[:, row] = other.keys_LBHSK[:, 0]
-        self.values_LBHSK[:, row] = other.values_LBHSK[:, 0]
-        length_B = self.length_B.clone()
-        length_B[row] = other.length_B[0]
-        self.set_lengths(length_B)
+    def view(self, first: int, last: int, length_B: Tensor) -> Self:
+        """Rows first..last as a cache on the same memory that holds so many tokens of each."""
+        rows = slice(first, last)
+        return type(self)(self.keys_LBHSK[:, rows], self.values_LBHSK[:, rows], length_B)

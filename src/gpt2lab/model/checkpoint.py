@@ -18,6 +18,21 @@ from torch import Tensor
 
 from gpt2lab.errors import UserError
 from gpt2lab.model.config import Activation, GPT2Config
+from gpt2lab.model.quantize import (
+    FLOATS,
+    FORMATS,
+    GROUP,
+    TABLE,
+    Rounded,
+    check,
+    form_of,
+    is_matrix,
+    model_form,
+    replace,
+    restored,
+    rounded,
+    stored,
+)
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
@@ -26,6 +41,7 @@ from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 METADATA = "gpt2lab.json"
+METHOD = "gpt2lab"
 
 # OpenAI stores these as [n_in, n_out] ("Conv1D"); nn.Linear is the transpose.
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -64,7 +80,8 @@ def write_into(
     """Write a checkpoint's files into a folder that exists; OSError if the disk refuses."""
     end_of_text = tokenizer.end_of_text if tokenizer else None
     write_json(folder / "config.json", to_hf_config(model, end_of_text))
-    tensors = {f"transformer.{name}": t for name, t in to_hf_tensors(model).items()}
+    tensors = to_hf_tensors(model) | _rounded_tensors(model)
+    tensors = {f"transformer.{name}": t for name, t in tensors.items()}
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -84,6 +101,12 @@ def to_hf_config(model: GPT2, end_of_text: int | None) -> dict[str, Any]:
     """The model's shape as transformers' `GPT2Config` writes it."""
     c = model.config
     activation = "gelu_new" if c.activation == "gelu_tanh" else "gelu"
+    form = model_form(model)
+    rounding = (
+        {}
+        if form in FLOATS
+        else {"quantization_config": {"quant_method": METHOD, "format": form, "group": GROUP}}
+    )
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -102,8 +125,8 @@ def to_hf_config(model: GPT2, end_of_text: int | None) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        "dtype": str(model.wte.weight.dtype).removeprefix("torch."),
-    }
+        "dtype": str(model.wpe.weight.dtype).removeprefix("torch."),
+    } | rounding
 
 
 def from_hf_config(path: Path) -> GPT2Config:
@@ -140,7 +163,7 @@ def from_hf_config(path: Path) -> GPT2Config:
 def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
     """The weights under transformers' names and layout, without vocabulary padding."""
     tensors = {}
-    for name, p in model.state_dict().items():
+    for name, p in model.named_parameters():
         t = p.detach()
         if name == "wte.weight":
             t = t[: model.config.vocab_size]
@@ -148,6 +171,44 @@ def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
             t = t.t()
         tensors[name] = t.contiguous()
     return tensors
+
+
+def _rounded_tensors(model: GPT2) -> dict[str, Tensor]:
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Rounded):
+            q_NK, scale = module.plain()
+            tensors[f"{name}.weight"] = stored(module.form, q_NK)
+            tensors[f"{name}.weight_scale"] = scale.contiguous()
+    return tensors
+
+
+def _rounded_shapes(config: GPT2Config, form: str) -> dict[str, tuple[int, ...]]:
+    """Shapes in a folder of rounded weights: [n_out, n_in], bytes of two for int4, and scales."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected_shapes(config).items():
+        if not is_matrix(name):
+            shapes[name] = shape
+            continue
+        n, k = shape if name == TABLE else shape[::-1]
+        four = form_of(name, form) == "int4"
+        groups = -(-k // GROUP)
+        shapes[name] = (n, groups * GROUP // 2) if four else (n, k)
+        shapes[f"{name}_scale"] = (n, groups) if four else (n,)
+    return shapes
+
+
+def _stored_form(path: Path) -> str | None:
+    """The format of a folder of rounded weights; None for floats."""
+    table = read_json(path)
+    found = table.get("quantization_config") if isinstance(table, dict) else None
+    if found is None:
+        return None
+    form = found.get("format") if isinstance(found, dict) else None
+    known = form in FORMATS and form not in FLOATS and found.get("quant_method") == METHOD
+    if not known or found.get("group") != GROUP:
+        raise UserError(f"{path}: weights quantized as {found}; load the model they were made from")
+    return str(form)
 
 
 def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
@@ -242,17 +303,68 @@ def _is_buffer(name: str) -> bool:
     return name.endswith((".attn.bias", ".attn.masked_bias"))
 
 
-def build(config: GPT2Config, source: TensorSource, dtype: torch.dtype = torch.float32) -> GPT2:
+def build(
+    config: GPT2Config, source: TensorSource, form: str = "float32", held: str | None = None
+) -> GPT2:
     """A model of shape `config` with the weights of `source`, every tensor checked first.
 
+    form: the model's number format (`quantize.FORMATS`); held: the one that `source` has rounded
+    its weights to, if it has. Weights are converted one by one, so that no second model is needed.
     Raises UserError naming the file and tensor that is missing, misshapen or unknown.
     """
+    _check_tensors(config, source, held)
+    with torch.device("meta"):
+        model = GPT2(config)
+    names, rows = list(expected_shapes(config)), config.vocab_size
+    rounding = form not in FLOATS
+    for name in names:
+        if not (rounding and is_matrix(name)):
+            _set(model, name, _float(config, source, name).to(FLOATS.get(form, torch.float32)))
+    for name in filter(is_matrix, names if rounding else ()):
+        of = form_of(name, form)
+        if held:
+            replace(model, name, of, *_rounded(source, name, of))
+        else:
+            weight_NK = _float(config, source, name)
+            replace(model, name, of, *rounded(of, weight_NK[: rows if name == TABLE else None]))
+    return model.requires_grad_(True).eval()
+
+
+def _rounded(source: TensorSource, name: str, form: str) -> tuple[Tensor, Tensor]:
+    """A weight's whole numbers and scales from a folder of rounded weights."""
+    whole, scale = source[name], source[f"{name}_scale"]
+    wanted = (torch.uint8, torch.bfloat16) if form == "int4" else (torch.int8, torch.float32)
+    for key, t, dtype in ((name, whole, wanted[0]), (f"{name}_scale", scale, wanted[1])):
+        if t.dtype is not dtype:
+            kinds = (str(d).removeprefix("torch.") for d in (t.dtype, dtype))
+            raise UserError(f"{source.where}: tensor {key!r} is {' and should be '.join(kinds)}")
+    if not scale.isfinite().all():
+        raise UserError(f"{source.where}: tensor '{name}_scale' is not finite; save it again")
+    return restored(form, whole).clone(), scale.clone()
+
+
+def _float(config: GPT2Config, source: TensorSource, name: str) -> Tensor:
+    """A tensor in the model's layout."""
+    t = source[name]
+    t = t.t() if name.endswith(TRANSPOSED) else t
+    if name == TABLE and config.padded_vocab_size > config.vocab_size:
+        t = torch.cat([t, t.new_zeros(config.padded_vocab_size - config.vocab_size, t.shape[1])])
+    return t
+
+
+def _set(model: GPT2, name: str, t: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    own = t.clone(memory_format=torch.contiguous_format)  # not the file's mapping
+    setattr(model.get_submodule(path), leaf, torch.nn.Parameter(own))
+
+
+def _check_tensors(config: GPT2Config, source: TensorSource, held: str | None) -> None:
     if config.n_layer > len(source):  # before a hostile config can ask for a billion layers
         raise UserError(
             f"{source.where}: config says {config.n_layer} layers, but only {len(source)} tensors "
             "are there; the files do not belong together"
         )
-    wanted = expected_shapes(config)
+    wanted = _rounded_shapes(config, held) if held else expected_shapes(config)
     for name, shape in wanted.items():
         if name not in source.shapes:
             raise UserError(
@@ -273,26 +385,22 @@ def build(config: GPT2Config, source: TensorSource, dtype: torch.dtype = torch.f
             f"{source.where}: 'lm_head.weight' differs from 'wte.weight'; GPT-2's head is tied, "
             "so this model cannot be held"
         )
-    with torch.device("meta"):
-        model = GPT2(config)
-    state = {}
-    for name in wanted:
-        t = source[name].to(dtype)
-        state[name] = (t.t() if name.endswith(TRANSPOSED) else t).clone(
-            memory_format=torch.contiguous_format
-        )
-    if config.padded_vocab_size > config.vocab_size:
-        rows = config.padded_vocab_size - config.vocab_size
-        state["wte.weight"] = torch.cat(
-            [state["wte.weight"], torch.zeros(rows, config.n_embd, dtype=dtype)]
-        )
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True).eval()
 
 
-def read_folder(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2:
-    """The model of a Hugging Face folder with safetensors, whole or sharded."""
-    config = from_hf_config(folder / "config.json")
+def read_folder(folder: Path, dtype: str | None = None) -> GPT2:
+    """The model of a Hugging Face folder with safetensors, whole or sharded, in a number format.
+
+    dtype: one of `quantize.FORMATS`; without it the format of a folder of rounded weights, else
+    float32.
+    """
+    config, held = from_hf_config(folder / "config.json"), _stored_form(folder / "config.json")
+    form = dtype or held or "float32"
+    check(form)
+    if held and {form, held} not in ({held}, {"int8", "int8-weight"}):
+        raise UserError(
+            f"{folder} holds {held} weights, which cannot be turned into {form}; load the model "
+            "they were made from"
+        )
     if (folder / WEIGHTS).exists():
         files = [folder / WEIGHTS]
     elif (folder / INDEX).exists():
@@ -302,7 +410,7 @@ def read_folder(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2:
             f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
         )
     with ExitStack() as stack:
-        return build(config, SafeTensors(files[0], files, stack), dtype)
+        return build(config, SafeTensors(files[0], files, stack), form, held)
 
 
 def sharded_files(index: Path) -> list[Path]:
@@ -318,8 +426,11 @@ def sharded_files(index: Path) -> list[Path]:
     return [index.with_name(name) for name in names]
 
 
-def load(source: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def load(source: str | Path, dtype: str | None = None) -> Checkpoint:
     """Load a checkpoint folder, a published size by name, or `hf:owner/name`.
+
+    dtype: `float32` (the default for folders of floats), `bfloat16`, `int8`, `int8-weight` or
+    `int4`; see `gpt2lab.model.quantize`.
 
     Raises UserError with what to put where, if the source cannot be read.
     """

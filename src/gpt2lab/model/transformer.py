@@ -76,6 +76,14 @@ class Block(nn.Module):
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))
 
 
+class Embedding(nn.Embedding):
+    """The token table, which is also the head (tied)."""
+
+    def unembed(self, x_BTD: Tensor) -> Tensor:
+        """Products with every row: logits [B, T, rows]."""
+        return linear(x_BTD, self.weight)
+
+
 class GPT2(nn.Module):
     """GPT-2: token and position embeddings, pre-LN blocks, a final LayerNorm, a tied head.
 
@@ -89,7 +97,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.checkpoint_blocks = False
-        self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -157,7 +165,7 @@ class GPT2(nn.Module):
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Next-token logits [B, T, V] of hidden states; rows that only pad the table are cut."""
-        return linear(x_BTD, self.wte.weight)[..., : self.config.vocab_size]
+        return self.wte.unembed(x_BTD)[..., : self.config.vocab_size]
 
     def forward(
         self,

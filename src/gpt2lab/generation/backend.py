@@ -1,0 +1,118 @@
+"""Where passes are computed: by compiled code on a CPU, by PyTorch everywhere else."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from gpt2lab.model.cache import KVCache
+from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.native import Model, NotBuiltError, Slots
+from gpt2lab.model.transformer import GPT2
+
+# Keys of so many positions lie together; slots are copied by such blocks.
+BLOCK = 16
+
+
+class Chunk(NamedTuple):
+    """The next tokens of one sequence."""
+
+    slot: int
+    start: int
+    """Position of the first of them; what lies before it in the slot is what they see."""
+    ids: Sequence[int]
+    outputs: int
+    """After how many of the last of them logits are wanted."""
+
+
+class Backend(Protocol):
+    """Slots for sequences, and passes over chunks of them."""
+
+    config: GPT2Config
+    slots: int
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Logits [O, V] of all outputs of the chunks, in order; at most one chunk a slot."""
+        ...
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Let slot `target` begin as slot `source` does; tokens is a multiple of BLOCK."""
+        ...
+
+
+def backend(model: GPT2, slots: int) -> Backend:
+    """The fastest there is for where the model lies and what format it is in."""
+    try:
+        return NativeBackend(model, slots)
+    except NotBuiltError:
+        return TorchBackend(model, slots)
+
+
+class NativeBackend:
+    """The compiled pass. A sequence's logits do not depend on what else is in a pass."""
+
+    def __init__(self, model: GPT2, slots: int) -> None:
+        self._model = Model(model)
+        self._cache = Slots(model.config, slots)
+        self.config, self.slots = model.config, slots
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        ids = [i for c in chunks for i in c.ids]
+        slot = [c.slot for c in chunks for _ in c.ids]
+        position = [p for c in chunks for p in range(c.start, c.start + len(c.ids))]
+        out: list[int] = []
+        end = 0
+        for c in chunks:
+            end += len(c.ids)
+            out += range(end - c.outputs, end)
+        tensors = (torch.tensor(values, dtype=torch.int32) for values in (ids, slot, position, out))
+        return self._model.forward(self._cache, *tensors)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        self._cache.copy(source, target, tokens)
+
+
+class TorchBackend:
+    """PyTorch's operators, on any device."""
+
+    def __init__(self, model: GPT2, slots: int) -> None:
+        weight = model.wpe.weight
+        self._model, self._device = model, weight.device
+        self._cache = KVCache.empty(model.config, slots, dtype=weight.dtype, device=weight.device)
+        self.config, self.slots = model.config, slots
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        logits: dict[int, Tensor] = {}
+        for batch in _batches(chunks):
+            logits |= self._batch(batch)
+        wanted = [logits[c.slot] for c in chunks if c.outputs]
+        return torch.cat(wanted) if wanted else torch.empty(0, self.config.vocab_size)
+
+    def _batch(self, chunks: list[Chunk]) -> dict[int, Tensor]:
+        """Logits of each chunk by its slot; the slots are neighbours, the chunks equally long."""
+        first, T = chunks[0].slot, len(chunks[0].ids)
+        starts_B = torch.tensor([c.start for c in chunks], device=self._device)
+        cache = self._cache.view(first, first + len(chunks), starts_B)
+        ids_BT = torch.tensor([list(c.ids) for c in chunks], device=self._device)
+        x_BTD = self._model.hidden(ids_BT, cache=cache)
+        rows = torch.cat([x_BTD[b, T - c.outputs :] for b, c in enumerate(chunks)])
+        parts = self._model.logits(rows).float().cpu().split([c.outputs for c in chunks])
+        return {c.slot: part for c, part in zip(chunks, parts, strict=True)}
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        for t in (self._cache.keys_LBHSK, self._cache.values_LBHSK):
+            t[:, target, :, :tokens] = t[:, source, :, :tokens]
+
+
+def _batches(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Chunks of equal length in neighbouring slots, which one product with the cache can serve."""
+    batches: list[list[Chunk]] = []
+    for c in sorted(chunks, key=lambda c: (len(c.ids), c.slot)):
+        last = batches[-1][-1] if batches else None
+        if last and len(last.ids) == len(c.ids) and last.slot + 1 == c.slot:
+            batches[-1].append(c)
+        else:
+            batches.append([c])
+    return batches

@@ -1,0 +1,238 @@
+"""Decoding many requests together, with a KV cache: each step gives every one its next token.
+
+Requests come and go between steps. Long prompts are read in chunks beside the others' decoding;
+what a prompt shares with the beginning of another sequence in the cache is copied, not computed.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2lab.generation.backend import BLOCK, Backend, Chunk, backend
+from gpt2lab.generation.lookup import Lookup
+from gpt2lab.generation.penalties import Penalties
+from gpt2lab.generation.random import uniform
+from gpt2lab.generation.request import Request, Text
+from gpt2lab.generation.sampling import Rules, Sampling, choose
+from gpt2lab.generation.speculate import Drafter, Guesses, accept
+from gpt2lab.model.transformer import GPT2
+from gpt2lab.tokenizer.bpe import Tokenizer
+
+# Sequences at once: keys and values of 1,024 tokens take 75 MB each at 124M.
+SLOTS = 16
+# Prompt tokens read in one step: enough to keep a processor busy, few enough not to hold up others.
+CHUNK = 256
+# Tokens guessed at once, by a draft model or where a text repeats itself.
+GUESSES = 4
+
+
+class Running:
+    """A request that has been submitted."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self.tokens = list(text.prompt)
+        """Prompt and output."""
+        self.first = 0
+        """Of them, the one at position 0: above 0 once the context has been full."""
+        self.cached = 0
+        """How many from there have their keys and values in the cache."""
+        self.lookup = Lookup()
+        self.guesses: Guesses | None = None
+        """Of the draft model, in the pass at hand."""
+
+    @property
+    def pending(self) -> int:
+        """Tokens that have not been through the model yet."""
+        return len(self.tokens) - self.first - self.cached
+
+
+class Engine:
+    """A model with slots for sequences.
+
+    draft: a smaller model of the same vocabulary that guesses ahead where one text runs alone.
+    speculate: guess from the text itself where it runs alone and there is no draft model.
+
+    A text depends on its request alone (seed included), not on what runs beside it. That is exact
+    with the compiled pass; PyTorch's products of several rows round otherwise than of one, which
+    can turn a draw that lies on a border.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = SLOTS,
+        draft: GPT2 | None = None,
+        speculate: bool = True,
+    ) -> None:
+        self.config, self.tokenizer = model.config, tokenizer
+        self._backend: Backend = backend(model, slots)
+        self._speculate = speculate
+        self._drafter = Drafter(draft, tokenizer.size, model.config.n_positions) if draft else None
+        self._waiting: deque[Running] = deque()
+        self._running: dict[int, Running] = {}
+        self._free = deque(range(slots))
+        self._resident: list[list[int]] = [[] for _ in range(slots)]
+        self._samplings = [Sampling()] * slots
+        self._rules = Rules.of(self._samplings)
+        self._seed_S = np.zeros(slots, dtype=np.uint64)
+        self._penalties = Penalties(slots, tokenizer.size)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._waiting or self._running)
+
+    def submit(self, request: Request) -> Running:
+        """Queue a request; UserError if it cannot be met."""
+        running = Running(Text(request, self.config, self.tokenizer))
+        if running.text.reason is None:
+            self._waiting.append(running)
+        return running
+
+    def cancel(self, running: Running) -> None:
+        """End a request; its slot is free from the next step on."""
+        running.text.cancel()
+
+    def step(self) -> list[tuple[Running, str]]:
+        """One pass of the model: the requests that drew tokens, with the text they gained."""
+        self._leave()
+        self._enter()
+        plan: list[tuple[Running, Chunk]] = []
+        room = CHUNK
+        for slot, running in self._running.items():
+            chunk = self._chunk(slot, running, room)
+            if running.pending > 1:
+                room -= len(chunk.ids)
+            if chunk.ids:
+                plan.append((running, chunk))
+        if not plan:
+            return []
+        logits_OV = self._backend.forward([chunk for _, chunk in plan])
+        drawn = self._take(plan, logits_OV[:, : self.tokenizer.size])
+        self._leave()
+        return drawn
+
+    def _leave(self) -> None:
+        """Free the slots of requests that have ended."""
+        for slot, running in list(self._running.items()):
+            if running.text.reason:
+                self._resident[slot] = self._kept(slot)
+                del self._running[slot]
+                self._free.append(slot)
+
+    def _enter(self) -> None:
+        """Give free slots to waiting requests."""
+        while self._waiting and self._free:
+            running = self._waiting.popleft()
+            if running.text.reason:
+                continue
+            slot, running.cached = self._place(running.tokens)
+            self._running[slot] = running
+            request = running.text.request
+            self._penalties.put(slot, request.sampling, running.text.prompt, [])
+            self._samplings[slot] = request.sampling
+            self._rules = Rules.of(self._samplings)
+            self._seed_S[slot] = running.text.seed
+
+    def _place(self, tokens: list[int]) -> tuple[int, int]:
+        """A free slot for a text, and how many of its first tokens are in it then."""
+        # At least the last token must go through the model, to give logits.
+        shared = [_shared(tokens[:-1], self._kept(slot)) for slot in range(self._backend.slots)]
+        slot = max(self._free, key=lambda s: shared[s])
+        best = int(np.argmax(shared))
+        if shared[best] > shared[slot]:
+            slot = self._free[0]
+            self._backend.copy(best, slot, shared[best])
+        self._free.remove(slot)
+        return slot, shared[best]
+
+    def _kept(self, slot: int) -> list[int]:
+        """The tokens whose keys and values a slot holds, from position 0."""
+        running = self._running.get(slot)
+        if running:
+            return running.tokens[running.first : running.first + running.cached]
+        return self._resident[slot]
+
+    def _chunk(self, slot: int, running: Running, room: int) -> Chunk:
+        """The tokens a request puts through the model next; none if others fill the step."""
+        context, text = self.config.n_positions, running.text
+        while running.cached + running.pending > context:
+            # Positions are learned and absolute, so old keys cannot be moved: what is kept is
+            # computed afresh.
+            running.first, running.cached = running.first + text.stride, 0
+        start, pending = running.cached, running.pending
+        begin = running.first + start
+        if pending > 1:
+            size = min(pending, room)
+            ids = running.tokens[begin : begin + size]
+            return Chunk(slot, start, ids, int(size == pending))
+        guesses: list[int] = []
+        running.guesses = None
+        if len(self._running) == 1 and text.request.sampling.plain:
+            most = min(GUESSES, context - start - 1, text.request.max_tokens - len(text.ids) - 1)
+            if self._drafter:
+                window, rules = running.tokens[running.first :], self._rules.rows([slot])
+                at = len(text.ids)
+                running.guesses = self._drafter.guess(window, most, rules, text.seed, at)
+                guesses = running.guesses.ids
+            elif self._speculate:
+                guesses = running.lookup.guess(running.tokens, most)
+        return Chunk(slot, start, [running.tokens[-1], *guesses], 1 + len(guesses))
+
+    def _take(
+        self, plan: list[tuple[Running, Chunk]], logits_OV: Tensor
+    ) -> list[tuple[Running, str]]:
+        """Draw the tokens after each output and hand them to their texts.
+
+        Guesses from the text itself are right where the draw, made as it would have been without
+        them, gives the same token; so they change no text.
+        """
+        of = [(r, c, j) for r, c in plan for j in range(c.outputs)]
+        slot_O = torch.tensor([c.slot for _, c, _ in of], dtype=torch.long)
+        position_O = np.array([len(r.text.ids) + j for r, _, j in of], dtype=np.int64)
+        logits = self._penalties.apply(logits_OV, slot_O)
+        points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
+        id_O = choose(logits, self._rules.rows(slot_O), points)
+        self._penalties.note(slot_O, id_O)
+        drawn, o = [], 0
+        for running, chunk in plan:
+            outputs_NV = logits_OV[o : o + chunk.outputs]
+            ids = id_O[o : o + chunk.outputs].tolist()
+            if running.guesses and ids:
+                rules = self._rules.rows([chunk.slot])
+                at = len(running.text.ids)
+                ids = accept(outputs_NV, running.guesses, rules, running.text.seed, at)
+            piece = self._grow(running, chunk, ids, outputs_NV)
+            if ids:
+                drawn.append((running, piece))
+            o += chunk.outputs
+        return drawn
+
+    def _grow(self, running: Running, chunk: Chunk, ids: list[int], logits_NV: Tensor) -> str:
+        """Take drawn tokens as far as the guesses they were drawn after were right."""
+        guesses = chunk.ids[len(chunk.ids) - chunk.outputs + 1 :] if chunk.outputs else ()
+        running.cached = chunk.start + len(chunk.ids) - len(guesses)
+        piece = ""
+        for j, i in enumerate(ids):
+            piece += running.text.accept(i, logits_NV[j])
+            running.tokens.append(i)
+            if running.text.reason or j == len(guesses) or guesses[j] != i:
+                break
+            running.cached += 1
+        return piece
+
+
+def _shared(tokens: Sequence[int], kept: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common, in whole blocks."""
+    count = 0
+    while tokens[count : count + BLOCK] == kept[count : count + BLOCK] and (
+        count + BLOCK <= min(len(tokens), len(kept))
+    ):
+        count += BLOCK
+    return count

@@ -1,0 +1,85 @@
+"""Compiling the C++ of this folder for this machine, once, into the user's cache."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = ("types.h", "vector.h", "linear.h", "attention.h", "pass.cpp")
+FLAGS = (
+    "-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp",
+    "-fPIC",
+)  # fmt: skip
+COMPILERS = ("c++", "g++", "clang++")
+SECONDS = 300
+
+
+class NotBuiltError(Exception):
+    """Why there is no compiled pass on this machine."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled pass; built first if this machine has not built this version before.
+
+    Raises NotBuiltError saying why it cannot be had; PyTorch does the work then.
+    """
+    if os.environ.get("GPT2LAB_NATIVE") == "0":
+        raise NotBuiltError("GPT2LAB_NATIVE is 0")
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise NotBuiltError("no C++ compiler; install g++ or clang++")
+    try:
+        path = cache_folder() / f"pass-{_digest(compiler)}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        return ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        raise NotBuiltError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotBuiltError(str(error)) from None
+
+
+def cache_folder() -> Path:
+    """Where what was found out about this machine is kept; OSError if it cannot be."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "gpt2lab"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise OSError(f"{folder} belongs to somebody else")
+    return folder
+
+
+def _digest(compiler: str) -> str:
+    """Of all that the result depends on, the processor included: homes are shared by machines."""
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
+    ).stdout
+    facts = [version, " ".join(FLAGS).encode(), platform.machine().encode(), processor()]
+    facts += [(HERE / name).read_bytes() for name in SOURCES]
+    return hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
+
+
+def processor() -> bytes:
+    """What tells this kind of processor from others."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_bytes().splitlines() if info.exists() else []
+    return b"".join(line for line in lines if line.startswith((b"flags", b"Features")))
+
+
+def _compile(compiler: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        made, final = Path(work) / "pass.o", Path(work) / "pass.so"
+        # Not linked with an OpenMP library of its own: it shares PyTorch's threads.
+        for command in (
+            [compiler, *FLAGS, "-c", str(HERE / "pass.cpp"), "-o", str(made)],
+            [compiler, "-shared", str(made), "-o", str(final)],
+        ):
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
+        final.replace(path)

@@ -1,0 +1,240 @@
+// Products of rows with weights in every format.
+#pragma once
+
+#include <memory>
+#include <omp.h>
+
+#include "types.h"
+#include "vector.h"
+
+namespace gpt2lab {
+
+inline int up(int n, int to) { return (n + to - 1) / to * to; }
+
+// Rows that a linear map reads: floats, and for some formats bytes with a scale per row (int8) or
+// per group (int4).
+struct Rows {
+    int n, k = 0;
+    std::unique_ptr<float[]> value, scale;
+    std::unique_ptr<int8_t[]> byte;
+    std::unique_ptr<int32_t[]> total;  // sum of the bytes of a row or group
+    Rows(int n, int most)
+        : n(n), value(new float[size_t(n) * up(most, GROUP)]),
+          scale(new float[size_t(n) * (up(most, GROUP) / GROUP)]),
+          byte(new int8_t[size_t(n) * up(most, GROUP)]),
+          total(new int32_t[size_t(n) * (up(most, GROUP) / GROUP)]) {}
+    float* operator[](int row) { return &value[size_t(row) * k]; }
+
+    // Make row `row`, of `width` values, ready for map `w`.
+    void finish(int row, int width, const Linear& w) {
+        std::fill((*this)[row] + width, (*this)[row] + k, 0.0f);
+        if (w.format == INT8) round(row, 0, 1, k);
+        if (w.format == INT4)
+            for (int g = 0; g < k / GROUP; g++) round(row, g, k / GROUP, GROUP);
+    }
+
+  private:
+    void round(int row, int group, int groups, int size) {
+        const float* x = (*this)[row] + group * GROUP;
+        int8_t* q = &byte[size_t(row) * k + group * GROUP];
+        vf top = {};
+        for (int i = 0; i < size; i += W) {
+            vf v = load(x + i, size - i);
+            top = larger(top, larger(v, -v));
+        }
+        float most = largest(top), inverse = most > 0 ? 127 / most : 0;
+        vi s = {};
+        for (int i = 0; i < size; i += W) {
+            typedef int8_t bytes __attribute__((vector_size(16)));
+            vf lifted = load(x + i, size - i) * inverse + 12582912.0f;
+            vi whole = (vi)lifted - (vi)all(12582912.0f);
+            s += whole;
+            bytes b = __builtin_convertvector(whole, bytes);
+            std::memcpy(q + i, &b, std::min(W, size - i));
+        }
+        int32_t total_of = 0;
+        for (int i = 0; i < W; i++) total_of += s[i];
+        scale[size_t(row) * groups + group] = most / 127;
+        total[size_t(row) * groups + group] = total_of;
+    }
+};
+
+// ---- products of R rows with up to P x 16 outputs from number n0 on, into tile[R][64]
+
+constexpr int TILE = 64;
+typedef float Tile[TILE];
+
+// Rows and panels of 16 outputs whose sums fit the registers.
+#if defined(__AVX512F__)
+constexpr int ROWS = 6, PANELS = 4;
+#else
+constexpr int ROWS = 3, PANELS = 1;
+#endif
+
+inline vf widen(const float* p) { return load(p); }
+inline vf widen(const uint16_t* p) {
+    typedef uint16_t half __attribute__((vector_size(32)));
+    return (vf)(__builtin_convertvector(load<half>(p), vu) << 16);
+}
+
+template <int R, class T>
+void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
+    const int C = 4, whole = w.k / W * W;
+    for (int c0 = 0; c0 < count; c0 += C) {
+        const T* weight[C];
+        for (int c = 0; c < C; c++)
+            weight[c] = static_cast<const T*>(w.weight) +
+                        size_t(std::min(n0 + c0 + c, w.n - 1)) * w.k;
+        vf acc[R][C] = {};
+        for (int k = 0; k < whole; k += W) {
+            vf column[C];
+            for (int c = 0; c < C; c++) column[c] = widen(weight[c] + k);
+            for (int r = 0; r < R; r++) {
+                vf a = load(x[row + r] + k);
+                for (int c = 0; c < C; c++) acc[r][c] += a * column[c];
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) {
+                float total = sum(acc[r][c]);
+                for (int k = whole; k < w.k; k++) {
+                    T tail[W] = {weight[c][k]};
+                    total += x[row + r][k] * widen(tail)[0];
+                }
+                tile[r][c0 + c] = total;
+            }
+    }
+}
+
+template <int R, int P> void int8_tile(const Linear& w, int n0, Rows& x, int row, Tile* tile) {
+    const int steps = w.k / 4;
+    const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + size_t(n0) * w.k;
+    const int8_t* byte = &x.byte[size_t(row) * w.k];
+    vi acc[R][P] = {};
+    for (int k = 0; k < steps; k++) {
+        vi column[P];
+        for (int p = 0; p < P; p++) column[p] = load<vi>(weight + (size_t(p) * steps + k) * 64);
+        for (int r = 0; r < R; r++) {
+            int32_t a;
+            std::memcpy(&a, byte + size_t(r) * w.k + 4 * k, 4);
+            for (int p = 0; p < P; p++) acc[r][p] = dot4(acc[r][p], column[p], a);
+        }
+    }
+    const float* scale = static_cast<const float*>(w.scale) + n0;
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++) {
+            vf exact = to_float(acc[r][p] - 128 * x.total[row + r]);
+            store(tile[r] + W * p, exact * x.scale[row + r] * load(scale + W * p));
+        }
+}
+
+template <int R, int P> void int8_weight_tile(const Linear& w, int n0, Rows& x, int row, Tile* tile) {
+    const int steps = w.k / 4;
+    const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + size_t(n0) * w.k;
+    vf acc[R][P] = {};
+    for (int k = 0; k < steps; k++)
+        for (int p = 0; p < P; p++) {
+            vi four = load<vi>(weight + (size_t(p) * steps + k) * 64);
+            for (int j = 0; j < 4; j++) {
+                vf column = to_float((four >> (8 * j) & 255) - 128);
+                for (int r = 0; r < R; r++) acc[r][p] += x[row + r][4 * k + j] * column;
+            }
+        }
+    const float* scale = static_cast<const float*>(w.scale) + n0;
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++) store(tile[r] + W * p, acc[r][p] * load(scale + W * p));
+}
+
+template <int R, int P> void int4_tile(const Linear& w, int n0, Rows& x, int row, Tile* tile) {
+    const int steps = w.k / 8, groups = w.k / GROUP;
+    const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + size_t(n0) * w.k / 2;
+    const uint16_t* scale = static_cast<const uint16_t*>(w.scale) + size_t(n0) * groups;
+    vf y[R][P] = {};
+    for (int g = 0; g < groups; g++) {
+        vi acc[R][P] = {};
+        for (int k = g * GROUP / 8; k < (g + 1) * GROUP / 8; k++) {
+            vi low[P], high[P];
+            for (int p = 0; p < P; p++) {
+                vi both = load<vi>(weight + (size_t(p) * steps + k) * 64);
+                low[p] = both & 0x0f0f0f0f;
+                high[p] = both >> 4 & 0x0f0f0f0f;
+            }
+            for (int r = 0; r < R; r++) {
+                int32_t a[2];
+                std::memcpy(a, &x.byte[size_t(row + r) * w.k + 8 * k], 8);
+                for (int p = 0; p < P; p++)
+                    acc[r][p] = dot4(dot4(acc[r][p], low[p], a[0]), high[p], a[1]);
+            }
+        }
+        for (int p = 0; p < P; p++) {
+            vf by = widen(scale + (size_t(p) * groups + g) * W);
+            for (int r = 0; r < R; r++) {
+                size_t at = size_t(row + r) * groups + g;
+                y[r][p] += to_float(acc[r][p] - 8 * x.total[at]) * x.scale[at] * by;
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++) store(tile[r] + W * p, y[r][p]);
+}
+
+template <int R> void tile_of(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
+    auto panels = [&](int wide, auto many, auto one) {
+        for (int n = 0; n < count;) {
+            Tile* to = reinterpret_cast<Tile*>(&tile[0][n]);
+            bool fits = n + wide <= count;
+            fits ? many(w, n0 + n, x, row, to) : one(w, n0 + n, x, row, to);
+            n += fits ? wide : W;
+        }
+    };
+    constexpr int P = R == 1 ? 4 : PANELS, Q = R == 1 ? 4 : 2;
+    switch (w.format) {
+        case FLOAT32: return float_tile<R, float>(w, n0, count, x, row, tile);
+        case BFLOAT16: return float_tile<R, uint16_t>(w, n0, count, x, row, tile);
+        case INT8: return panels(P * W, int8_tile<R, P>, int8_tile<R, 1>);
+        case INT8_WEIGHT: return panels(P * W, int8_weight_tile<R, P>, int8_weight_tile<R, 1>);
+        case INT4: return panels(Q * W, int4_tile<R, Q>, int4_tile<R, 1>);
+    }
+}
+
+template <int R>
+void tile_of(int rows, const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
+    if (rows == R) return tile_of<R>(w, n0, count, x, row, tile);
+    if constexpr (R > 1) tile_of<R - 1>(rows, w, n0, count, x, row, tile);
+}
+
+// Share of [0, n) for this thread, in whole units.
+struct Share {
+    int begin, end;
+    Share(int n, int unit) {
+        int units = (n + unit - 1) / unit, threads = omp_get_num_threads();
+        int t = omp_get_thread_num();
+        begin = std::min(n, units * t / threads * unit);
+        end = std::min(n, units * (t + 1) / threads * unit);
+    }
+};
+
+// y[row][0..n) (stride `stride`) becomes finish(x w^T + bias, y); outputs are shared by threads.
+template <class Finish>
+void linear(const Linear& w, Rows& x, float* y, size_t stride, Finish finish) {
+    Share share(w.n, W);
+    for (int n0 = share.begin; n0 < share.end; n0 += TILE) {
+        int count = std::min(TILE, share.end - n0);
+        for (int row = 0; row < x.n;) {
+            Tile tile[ROWS];
+            int rows = std::min(ROWS, x.n - row);
+            tile_of<ROWS>(rows, w, n0, count, x, row, tile);
+            for (int r = 0; r < rows; r++)
+                for (int i = 0; i < count; i += W) {
+                    float* to = y + stride * (row + r) + n0 + i;
+                    vf v = load(tile[r] + i);
+                    if (w.bias) v += load(w.bias + n0 + i, count - i);
+                    store(to, finish(v, load(to, count - i)), count - i);
+                }
+            row += rows;
+        }
+    }
+#pragma omp barrier
+}
+
+}  // namespace gpt2lab

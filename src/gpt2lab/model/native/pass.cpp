@@ -1,0 +1,149 @@
+// GPT-2 on a CPU: one call computes one pass over tokens of any number of sequences.
+//
+// Every row is computed by the same operations in the same order whatever rows stand beside it, so
+// a sequence's values do not depend on its company, bit for bit.
+//
+// Names: N tokens of this pass, D model width, H heads, K head width, F MLP width.
+
+#include "attention.h"
+
+namespace gpt2lab {
+namespace {
+
+void normalise(const Norm& norm, const float* x, int width, float* y) {
+    vf total = {}, squares = {};
+    for (int i = 0; i < width; i += W) total += load(x + i, width - i);
+    vf mean = all(sum(total) / width);
+    for (int i = 0; i < width; i += W) {
+        vf d = load(x + i, width - i) - mean;
+        if (width - i < W)
+            for (int j = width - i; j < W; j++) d[j] = 0;
+        squares += d * d;
+    }
+    vf rate = all(1 / std::sqrt(sum(squares) / width + 1e-5f));
+    for (int i = 0; i < width; i += W) {
+        int count = width - i;
+        vf v = (load(x + i, count) - mean) * rate;
+        store(y + i, v * load(norm.gain + i, count) + load(norm.bias + i, count), count);
+    }
+}
+
+// The embedding of one token; the table is the head's weight, in any format.
+void embed(const Linear& w, int id, int width, float* y) {
+    const int panel = id / W, lane = id % W;
+    const auto* byte = static_cast<const uint8_t*>(w.weight);
+    const auto* scale = static_cast<const float*>(w.scale);
+    for (int i = 0; i < width; i++) {
+        if (w.format == FLOAT32) {
+            y[i] = static_cast<const float*>(w.weight)[size_t(id) * w.k + i];
+        } else if (w.format == BFLOAT16) {
+            uint32_t bits = static_cast<const uint16_t*>(w.weight)[size_t(id) * w.k + i] << 16;
+            std::memcpy(y + i, &bits, 4);
+        } else if (w.format == INT4) {
+            int both = byte[((size_t(panel) * (w.k / 8) + i / 8) * W + lane) * 4 + i % 4];
+            uint32_t bits = static_cast<const uint16_t*>(
+                w.scale)[(size_t(panel) * (w.k / GROUP) + i / GROUP) * W + lane] << 16;
+            float by;
+            std::memcpy(&by, &bits, 4);
+            y[i] = ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * by;
+        } else {
+            int q = byte[((size_t(panel) * (w.k / 4) + i / 4) * W + lane) * 4 + i % 4];
+            y[i] = (q - 128) * scale[id];
+        }
+    }
+}
+
+}  // namespace
+}  // namespace gpt2lab
+
+using namespace gpt2lab;
+
+extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass* pass,
+                             int32_t threads) {
+    const Model& m = *model;
+    const Pass& p = *pass;
+    const int N = p.tokens, D = m.width, F = 4 * D, K = D / m.heads;
+    Rows x(N, D), norm(N, D), qkv(N, 3 * D), mixed(N, D), inner(N, F), last(p.outputs, D);
+    x.k = D;
+    qkv.k = 3 * D;
+    auto add = [](vf v, vf old) { return old + v; };
+    auto set = [](vf v, vf) { return v; };
+
+#pragma omp parallel num_threads(threads)
+    {
+        Share rows(N, 1);
+        std::unique_ptr<float[]> scratch(new float[size_t(QUERIES) * up(m.context + QUERIES, W)]);
+        for (int n = rows.begin; n < rows.end; n++) {
+            embed(m.wte, p.id[n], D, x[n]);
+            for (int i = 0; i < D; i++) x[n][i] += m.wpe[size_t(p.position[n]) * D + i];
+        }
+        // Normalise the residual stream of this thread's rows for map `w`.
+        auto enter = [&](const Norm& ln, const Linear& w) {
+#pragma omp single
+            norm.k = w.k;
+            for (int n = rows.begin; n < rows.end; n++) {
+                normalise(ln, x[n], D, norm[n]);
+                norm.finish(n, D, w);
+            }
+#pragma omp barrier
+        };
+        // Make rows that all threads wrote ready for map `w`.
+        auto round = [&](Rows& y, int width, const Linear& w) {
+            for (int n = rows.begin; n < rows.end; n++) y.finish(n, width, w);
+#pragma omp barrier
+        };
+        for (int layer = 0; layer < m.layers; layer++) {
+            const Block& b = m.blocks[layer];
+            enter(b.ln_1, b.c_attn);
+            linear(b.c_attn, norm, qkv[0], qkv.k, set);
+            for (int n = rows.begin; n < rows.end; n++)
+                for (int h = 0; h < m.heads; h++)
+                    Head(*cache, m, layer, p.slot[n], h)
+                        .put(p.position[n], qkv[n] + D + h * K, qkv[n] + 2 * D + h * K);
+#pragma omp barrier
+#pragma omp single
+            {
+                mixed.k = b.attn_proj.k;
+                inner.k = b.mlp_proj.k;
+            }
+            attend(m, *cache, p, layer, qkv, mixed, scratch.get());
+            round(mixed, D, b.attn_proj);
+            linear(b.attn_proj, mixed, x[0], x.k, add);
+            enter(b.ln_2, b.c_fc);
+            if (m.erf)
+                linear(b.c_fc, norm, inner[0], inner.k, [](vf v, vf) { return gelu_erf(v); });
+            else
+                linear(b.c_fc, norm, inner[0], inner.k, [](vf v, vf) { return gelu_tanh(v); });
+            round(inner, F, b.mlp_proj);
+            linear(b.mlp_proj, inner, x[0], x.k, add);
+        }
+        if (p.outputs) {
+#pragma omp single
+            last.k = m.wte.k;
+            Share outputs(p.outputs, 1);
+            for (int o = outputs.begin; o < outputs.end; o++) {
+                normalise(m.ln_f, x[p.out[o]], D, last[o]);
+                last.finish(o, D, m.wte);
+            }
+#pragma omp barrier
+            linear(m.wte, last, p.logits, m.vocabulary, set);
+        }
+    }
+}
+
+// One linear map by itself: y [n][w.n] = x [n][width] w^T + bias.
+extern "C" void gpt2lab_linear(const Linear* w, int32_t n, int32_t width, const float* x, float* y,
+                               int32_t threads) {
+    Rows rows(n, w->k);
+    rows.k = w->k;
+#pragma omp parallel num_threads(threads)
+    {
+        Share share(n, 1);
+        for (int r = share.begin; r < share.end; r++) {
+            std::memcpy(rows[r], x + size_t(r) * width, width * sizeof(float));
+            rows.finish(r, width, *w);
+        }
+#pragma omp barrier
+        linear(*w, rows, y, w->n, [](vf v, vf) { return v; });
+    }
+}
