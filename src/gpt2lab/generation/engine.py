@@ -81,6 +81,7 @@ class Engine:
         self._samplings = [Sampling()] * slots
         self._rules = Rules.of(self._samplings)
         self._seed_S = np.zeros(slots, dtype=np.uint64)
+        self._greedy = False
         self._penalties = Penalties(slots, tokenizer.size)
 
     @property
@@ -139,6 +140,7 @@ class Engine:
             self._samplings[slot] = request.sampling
             self._rules = Rules.of(self._samplings)
             self._seed_S[slot] = running.text.seed
+        self._greedy = all(r.text.request.sampling.temperature == 0 for r in self._running.values())
 
     def _place(self, tokens: list[int]) -> tuple[int, int]:
         """A free slot for a text, and how many of its first tokens are in it then."""
@@ -197,8 +199,11 @@ class Engine:
         slot_O = torch.tensor([c.slot for _, c, _ in of], dtype=torch.long)
         position_O = np.array([len(r.text.ids) + j for r, _, j in of], dtype=np.int64)
         logits = self._penalties.apply(logits_OV, slot_O)
-        points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
-        id_O = choose(logits, self._rules.rows(slot_O), points)
+        if self._greedy:
+            id_O = logits.argmax(dim=1)
+        else:
+            points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
+            id_O = choose(logits, self._rules.rows(slot_O), points)
         self._penalties.note(slot_O, id_O)
         drawn, o = [], 0
         for running, chunk in plan:

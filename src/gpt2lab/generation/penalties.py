@@ -48,6 +48,8 @@ class Penalties:
 
     def note(self, slot_B: Tensor, id_B: Tensor) -> None:
         """Count the tokens just drawn, at most one a slot."""
+        if not len(self._seen_SV):
+            return
         on_B = self._on_S[slot_B]
         slot, i = slot_B[on_B], id_B[on_B]
         if len(slot):
@@ -56,8 +58,7 @@ class Penalties:
 
     def apply(self, logits_BV: Tensor, slot_B: Tensor) -> Tensor:
         """Logits [B, V] of sequences in given slots after penalties, then bias."""
-        on_B = self._on_S[slot_B]
-        if not on_B.any():
+        if not len(self._seen_SV) or not (on_B := self._on_S[slot_B]).any():
             return logits_BV
         slot = slot_B[on_B]
         logits = logits_BV[on_B]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpt2lab.errors import UserError
 from gpt2lab.model.config import Activation, GPT2Config
+from gpt2lab.model.memory import own_copy
 from gpt2lab.model.quantize import (
     FLOATS,
     FORMATS,
@@ -354,8 +355,7 @@ def _float(config: GPT2Config, source: TensorSource, name: str) -> Tensor:
 
 def _set(model: GPT2, name: str, t: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
-    own = t.clone(memory_format=torch.contiguous_format)  # not the file's mapping
-    setattr(model.get_submodule(path), leaf, torch.nn.Parameter(own))
+    setattr(model.get_submodule(path), leaf, torch.nn.Parameter(own_copy(t)))
 
 
 def _check_tensors(config: GPT2Config, source: TensorSource, held: str | None) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2lab.errors import UserError
+from gpt2lab.model.memory import own_copy
 from gpt2lab.model.native import NotBuiltError, Packed, library, multiply
 from gpt2lab.model.transformer import GPT2
 
@@ -65,12 +66,12 @@ def pack(form: str, q_NK: Tensor, scale: Tensor) -> Packed:
     if form == "int4":
         q = (F.pad(q_NK, (0, 0, 0, -N % _LANES)) + 8).to(torch.uint8)
         q = q.unflatten(0, (-1, _LANES)).unflatten(2, (-1, 2, 4))
-        weight = (q[:, :, :, 0] | q[:, :, :, 1] << 4).transpose(1, 2).contiguous()
+        weight = own_copy((q[:, :, :, 0] | q[:, :, :, 1] << 4).transpose(1, 2))
         groups = F.pad(scale, (0, 0, 0, -N % _LANES)).unflatten(0, (-1, _LANES))
-        return Packed(form, N, K, weight, groups.transpose(1, 2).contiguous())
+        return Packed(form, N, K, weight, own_copy(groups.transpose(1, 2)))
     q = F.pad(q_NK, (0, -K % 4, 0, -N % _LANES)).view(torch.uint8) ^ 128
     q = q.unflatten(0, (-1, _LANES)).unflatten(2, (-1, 4))
-    weight = q.transpose(1, 2).contiguous()
+    weight = own_copy(q.transpose(1, 2))
     return Packed(form, N, K + -K % 4, weight, F.pad(scale, (0, -N % _LANES)))
 
 

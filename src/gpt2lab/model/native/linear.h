@@ -14,29 +14,29 @@ inline int up(int n, int to) { return (n + to - 1) / to * to; }
 // Rows that a linear map reads: floats, and for some formats bytes with a scale per row (int8) or
 // per group (int4).
 struct Rows {
-    int n, k = 0;
+    int n, stride, groups;
     std::unique_ptr<float[]> value, scale;
     std::unique_ptr<int8_t[]> byte;
     std::unique_ptr<int32_t[]> total;  // sum of the bytes of a row or group
     Rows(int n, int most)
-        : n(n), value(new float[size_t(n) * up(most, GROUP)]),
-          scale(new float[size_t(n) * (up(most, GROUP) / GROUP)]),
-          byte(new int8_t[size_t(n) * up(most, GROUP)]),
-          total(new int32_t[size_t(n) * (up(most, GROUP) / GROUP)]) {}
-    float* operator[](int row) { return &value[size_t(row) * k]; }
+        : n(n), stride(up(most, GROUP)), groups(stride / GROUP),
+          value(new float[size_t(n) * stride]), scale(new float[size_t(n) * groups]),
+          byte(new int8_t[size_t(n) * stride]), total(new int32_t[size_t(n) * groups]) {}
+    float* operator[](int row) { return &value[size_t(row) * stride]; }
+    int8_t* bytes(int row) { return &byte[size_t(row) * stride]; }
 
     // Make row `row`, of `width` values, ready for map `w`.
     void finish(int row, int width, const Linear& w) {
-        std::fill((*this)[row] + width, (*this)[row] + k, 0.0f);
-        if (w.format == INT8) round(row, 0, 1, k);
+        std::fill((*this)[row] + width, (*this)[row] + w.k, 0.0f);
+        if (w.format == INT8) round(row, 0, w.k);
         if (w.format == INT4)
-            for (int g = 0; g < k / GROUP; g++) round(row, g, k / GROUP, GROUP);
+            for (int g = 0; g < w.k / GROUP; g++) round(row, g, GROUP);
     }
 
   private:
-    void round(int row, int group, int groups, int size) {
+    void round(int row, int group, int size) {
         const float* x = (*this)[row] + group * GROUP;
-        int8_t* q = &byte[size_t(row) * k + group * GROUP];
+        int8_t* q = bytes(row) + group * GROUP;
         vf top = {};
         for (int i = 0; i < size; i += W) {
             vf v = load(x + i, size - i);
@@ -79,7 +79,9 @@ inline vf widen(const uint16_t* p) {
 
 template <int R, class T>
 void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
-    const int C = 4, whole = w.k / W * W;
+    // One row reads its weights as one stream, several share what is read.
+    constexpr int C = R == 1 ? 1 : 4;
+    const int whole = w.k / W * W;
     for (int c0 = 0; c0 < count; c0 += C) {
         const T* weight[C];
         for (int c = 0; c < C; c++)
@@ -109,22 +111,22 @@ void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile
 template <int R, int P> void int8_tile(const Linear& w, int n0, Rows& x, int row, Tile* tile) {
     const int steps = w.k / 4;
     const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + size_t(n0) * w.k;
-    const int8_t* byte = &x.byte[size_t(row) * w.k];
     vi acc[R][P] = {};
     for (int k = 0; k < steps; k++) {
         vi column[P];
         for (int p = 0; p < P; p++) column[p] = load<vi>(weight + (size_t(p) * steps + k) * 64);
         for (int r = 0; r < R; r++) {
             int32_t a;
-            std::memcpy(&a, byte + size_t(r) * w.k + 4 * k, 4);
+            std::memcpy(&a, x.bytes(row + r) + 4 * k, 4);
             for (int p = 0; p < P; p++) acc[r][p] = dot4(acc[r][p], column[p], a);
         }
     }
     const float* scale = static_cast<const float*>(w.scale) + n0;
     for (int r = 0; r < R; r++)
         for (int p = 0; p < P; p++) {
-            vf exact = to_float(acc[r][p] - 128 * x.total[row + r]);
-            store(tile[r] + W * p, exact * x.scale[row + r] * load(scale + W * p));
+            size_t at = size_t(row + r) * x.groups;
+            vf exact = to_float(acc[r][p] - 128 * x.total[at]);
+            store(tile[r] + W * p, exact * x.scale[at] * load(scale + W * p));
         }
 }
 
@@ -161,7 +163,7 @@ template <int R, int P> void int4_tile(const Linear& w, int n0, Rows& x, int row
             }
             for (int r = 0; r < R; r++) {
                 int32_t a[2];
-                std::memcpy(a, &x.byte[size_t(row + r) * w.k + 8 * k], 8);
+                std::memcpy(a, x.bytes(row + r) + 8 * k, 8);
                 for (int p = 0; p < P; p++)
                     acc[r][p] = dot4(dot4(acc[r][p], low[p], a[0]), high[p], a[1]);
             }
@@ -169,7 +171,7 @@ template <int R, int P> void int4_tile(const Linear& w, int n0, Rows& x, int row
         for (int p = 0; p < P; p++) {
             vf by = widen(scale + (size_t(p) * groups + g) * W);
             for (int r = 0; r < R; r++) {
-                size_t at = size_t(row + r) * groups + g;
+                size_t at = size_t(row + r) * x.groups + g;
                 y[r][p] += to_float(acc[r][p] - 8 * x.total[at]) * x.scale[at] * by;
             }
         }

@@ -64,8 +64,6 @@ extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass*
     const Pass& p = *pass;
     const int N = p.tokens, D = m.width, F = 4 * D, K = D / m.heads;
     Rows x(N, D), norm(N, D), qkv(N, 3 * D), mixed(N, D), inner(N, F), last(p.outputs, D);
-    x.k = D;
-    qkv.k = 3 * D;
     auto add = [](vf v, vf old) { return old + v; };
     auto set = [](vf v, vf) { return v; };
 
@@ -73,61 +71,61 @@ extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass*
     {
         Share rows(N, 1);
         std::unique_ptr<float[]> scratch(new float[size_t(QUERIES) * up(m.context + QUERIES, W)]);
+        // A single row is made ready by every thread for itself, which is sooner done than waiting.
+        const bool alone = N == 1;
+        Rows own(alone, F);
         for (int n = rows.begin; n < rows.end; n++) {
             embed(m.wte, p.id[n], D, x[n]);
             for (int i = 0; i < D; i++) x[n][i] += m.wpe[size_t(p.position[n]) * D + i];
         }
-        // Normalise the residual stream of this thread's rows for map `w`.
-        auto enter = [&](const Norm& ln, const Linear& w) {
-#pragma omp single
-            norm.k = w.k;
-            for (int n = rows.begin; n < rows.end; n++) {
-                normalise(ln, x[n], D, norm[n]);
-                norm.finish(n, D, w);
-            }
 #pragma omp barrier
+        // The residual stream, normalised, as map `w` reads it.
+        auto entering = [&](const Norm& ln, const Linear& w) -> Rows& {
+            Rows& to = alone ? own : norm;
+            for (int n = alone ? 0 : rows.begin; n < (alone ? 1 : rows.end); n++) {
+                normalise(ln, x[n], D, to[n]);
+                to.finish(n, D, w);
+            }
+            if (!alone) {
+#pragma omp barrier
+            }
+            return to;
         };
-        // Make rows that all threads wrote ready for map `w`.
-        auto round = [&](Rows& y, int width, const Linear& w) {
+        // Rows that all threads wrote, as map `w` reads them.
+        auto ready = [&](Rows& y, int width, const Linear& w) -> Rows& {
+            if (alone) {
+                std::memcpy(own[0], y[0], width * sizeof(float));
+                own.finish(0, width, w);
+                return own;
+            }
             for (int n = rows.begin; n < rows.end; n++) y.finish(n, width, w);
 #pragma omp barrier
+            return y;
         };
         for (int layer = 0; layer < m.layers; layer++) {
             const Block& b = m.blocks[layer];
-            enter(b.ln_1, b.c_attn);
-            linear(b.c_attn, norm, qkv[0], qkv.k, set);
+            linear(b.c_attn, entering(b.ln_1, b.c_attn), qkv[0], qkv.stride, set);
             for (int n = rows.begin; n < rows.end; n++)
                 for (int h = 0; h < m.heads; h++)
                     Head(*cache, m, layer, p.slot[n], h)
                         .put(p.position[n], qkv[n] + D + h * K, qkv[n] + 2 * D + h * K);
 #pragma omp barrier
-#pragma omp single
-            {
-                mixed.k = b.attn_proj.k;
-                inner.k = b.mlp_proj.k;
-            }
             attend(m, *cache, p, layer, qkv, mixed, scratch.get());
-            round(mixed, D, b.attn_proj);
-            linear(b.attn_proj, mixed, x[0], x.k, add);
-            enter(b.ln_2, b.c_fc);
+            linear(b.attn_proj, ready(mixed, D, b.attn_proj), x[0], x.stride, add);
+            Rows& into = entering(b.ln_2, b.c_fc);
             if (m.erf)
-                linear(b.c_fc, norm, inner[0], inner.k, [](vf v, vf) { return gelu_erf(v); });
+                linear(b.c_fc, into, inner[0], inner.stride, [](vf v, vf) { return gelu_erf(v); });
             else
-                linear(b.c_fc, norm, inner[0], inner.k, [](vf v, vf) { return gelu_tanh(v); });
-            round(inner, F, b.mlp_proj);
-            linear(b.mlp_proj, inner, x[0], x.k, add);
+                linear(b.c_fc, into, inner[0], inner.stride, [](vf v, vf) { return gelu_tanh(v); });
+            linear(b.mlp_proj, ready(inner, F, b.mlp_proj), x[0], x.stride, add);
         }
-        if (p.outputs) {
-#pragma omp single
-            last.k = m.wte.k;
-            Share outputs(p.outputs, 1);
-            for (int o = outputs.begin; o < outputs.end; o++) {
-                normalise(m.ln_f, x[p.out[o]], D, last[o]);
-                last.finish(o, D, m.wte);
-            }
+        Share outputs(p.outputs, 1);
+        for (int o = outputs.begin; o < outputs.end; o++) {
+            normalise(m.ln_f, x[p.out[o]], D, last[o]);
+            last.finish(o, D, m.wte);
+        }
 #pragma omp barrier
-            linear(m.wte, last, p.logits, m.vocabulary, set);
-        }
+        if (p.outputs) linear(m.wte, last, p.logits, m.vocabulary, set);
     }
 }
 
@@ -135,7 +133,6 @@ extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass*
 extern "C" void gpt2lab_linear(const Linear* w, int32_t n, int32_t width, const float* x, float* y,
                                int32_t threads) {
     Rows rows(n, w->k);
-    rows.k = w->k;
 #pragma omp parallel num_threads(threads)
     {
         Share share(n, 1);
