@@ -293,7 +293,7 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
         )
         process = train_process(*again)
     process = train_process("--resume", str(run))
-    assert process.wait(timeout=300) == 0, process.stderr.read().decode()
+    assert process.wait(timeout=900) == 0, process.stderr.read().decode()
     assert killed == kills, f"the run ended after {killed} kills; make it longer"
     assert same(weights(whole), weights(run / "model"))
     assert losses(run) == losses(tmp_path / "whole")
