@@ -4,15 +4,13 @@
 llama.cpp's converter as they are; `gpt2lab.json` beside them records how the weights came to be.
 """
 
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,13 +32,13 @@ from gpt2lab.model.quantize import (
     rounded,
     stored,
 )
+from gpt2lab.model.tensors import INDEX, SafeTensors, TensorSource, sharded_files
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 METADATA = "gpt2lab.json"
 METHOD = "gpt2lab"
 
@@ -238,67 +236,6 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
 
 
-class TensorSource(Mapping[str, Tensor]):
-    """Tensors by Hugging Face name, read one at a time; `shapes` are known before any is read."""
-
-    def __init__(self, where: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.where = where
-        self.shapes = shapes
-
-    def __getitem__(self, name: str) -> Tensor:
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-
-class LoadedTensors(TensorSource):
-    """Tensors that are in memory already."""
-
-    def __init__(self, where: Path, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(where, {name: tuple(t.shape) for name, t in tensors.items()})
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-
-class SafeTensors(TensorSource):
-    """One or several safetensors files, mapped into memory."""
-
-    def __init__(self, where: Path, files: list[Path], stack: ExitStack) -> None:
-        self._handles: dict[str, tuple[Any, str]] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for file in files:
-            try:
-                handle = stack.enter_context(safe_open(file, framework="pt"))
-                for key in handle.keys():  # noqa: SIM118 - not a mapping
-                    name = hf_name(key)
-                    shapes[name] = tuple(handle.get_slice(key).get_shape())
-                    self._handles[name] = (handle, key)
-            except FileNotFoundError:
-                raise UserError(f"{file} is missing; copy every file of the checkpoint") from None
-            except (SafetensorError, OSError, struct.error) as error:
-                raise UserError(
-                    f"{file} is not a whole safetensors file ({error}); fetch or save it again"
-                ) from None
-        super().__init__(where, shapes)
-
-    def __getitem__(self, name: str) -> Tensor:
-        handle, key = self._handles[name]
-        return handle.get_tensor(key)
-
-
-def hf_name(key: str) -> str:
-    """A tensor's name without the prefixes that trainers and wrappers leave on it."""
-    for prefix in ("_orig_mod.", "module.", "transformer."):
-        key = key.removeprefix(prefix)
-    return key
-
-
 def _is_buffer(name: str) -> bool:
     """Old transformers saved each block's causal mask; it is not a weight."""
     return name.endswith((".attn.bias", ".attn.masked_bias"))
@@ -409,21 +346,7 @@ def read_folder(folder: Path, dtype: str | None = None) -> GPT2:
         raise UserError(
             f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
         )
-    with ExitStack() as stack:
-        return build(config, SafeTensors(files[0], files, stack), form, held)
-
-
-def sharded_files(index: Path) -> list[Path]:
-    """The files an index names, in order; names that lead out of the folder are refused."""
-    table = read_json(index)
-    weight_map = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{index} has no weight_map; fetch it again")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        if not name or Path(name).name != name:
-            raise UserError(f"{index} names {name!r}, which lies outside its folder; refused")
-    return [index.with_name(name) for name in names]
+    return build(config, SafeTensors(files[0], files), form, held)
 
 
 def load(source: str | Path, dtype: str | None = None) -> Checkpoint:

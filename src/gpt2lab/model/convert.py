@@ -21,20 +21,10 @@ import torch
 from torch import Tensor
 
 from gpt2lab.errors import UserError
-from gpt2lab.model.checkpoint import (
-    INDEX,
-    WEIGHTS,
-    Checkpoint,
-    LoadedTensors,
-    build,
-    from_hf_config,
-    hf_name,
-    read_folder,
-    save,
-    sharded_files,
-)
+from gpt2lab.model.checkpoint import WEIGHTS, Checkpoint, build, from_hf_config, read_folder, save
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.tensorflow import TensorBundle, read_hparams
+from gpt2lab.model.tensors import INDEX, LoadedTensors, hf_name, sharded_files
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.hub import IMPORT_FILES, fetch

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gpt2lab.errors import UserError
-from gpt2lab.model.checkpoint import TensorSource
 from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.tensors import TensorSource
 from gpt2lab.storage import read_json
 
 _FOOTER = 48
