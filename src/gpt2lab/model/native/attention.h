@@ -29,7 +29,7 @@ void attend(const Head& head, int position, const float* const* q, float* const*
     const size_t stride = size_t(blocks) * W;
     vf top[R];
     for (int r = 0; r < R; r++) top[r] = all(-INFINITY);
-    constexpr int B = R == 1 ? 4 : 2;  // blocks of keys at a time, to have sums to interleave
+    constexpr int B = ROWS > 3 ? 4 : 2;  // blocks of keys at a time, to have sums to interleave
     for (int b0 = 0; b0 < blocks; b0 += B) {
         vf s[R][B] = {};
         for (int i = 0; i < K; i++)
