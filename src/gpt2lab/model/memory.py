@@ -34,7 +34,8 @@ _arena = _Arena()
 
 
 def _huge(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, -(-size // _PAGE) * _PAGE)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has rules of its own
+    memory = mmap.mmap(-1, -(-size // _PAGE) * _PAGE, flags=flags)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
