@@ -156,6 +156,8 @@ def test_machines_without_it(variables, words, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     with pytest.raises(NotBuiltError, match=words):
         build.library.__wrapped__()
+    monkeypatch.setattr(build, "library", build.library.__wrapped__)
+    assert build.status().startswith("no: ")
 
 
 def test_it_is_built_once(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ a few rows with int8 or int4 weights that keeps up with memory. A row's values h
 on the rows beside it, bit for bit.
 """
 
-from gpt2lab.model.native.build import NotBuiltError, cache_folder, library, processor
+from gpt2lab.model.native.build import NotBuiltError, cache_folder, library, processor, status
 from gpt2lab.model.native.call import Model, Packed, Slots, multiply
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "library",
     "multiply",
     "processor",
+    "status",
 ]

@@ -46,6 +46,15 @@ def library() -> ctypes.CDLL:
         raise NotBuiltError(str(error)) from None
 
 
+def status() -> str:
+    """`yes`, or why there is no compiled pass."""
+    try:
+        library()
+    except NotBuiltError as error:
+        return f"no: {error}"
+    return "yes"
+
+
 def cache_folder() -> Path:
     """Where what was found out about this machine is kept; OSError if it cannot be."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
