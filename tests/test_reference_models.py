@@ -53,3 +53,14 @@ def test_they_share_a_vocabulary_and_have_cards_and_fit_the_repository() -> None
         card = (folder / "README.md").read_text("utf-8")
         assert "bits per byte" in card and "held out" in card
         assert "/" not in checkpoint.load(folder).metadata["recipe"]["data"]["path"]
+
+
+@pytest.mark.parametrize(("form", "share"), [("bfloat16", 0.001), ("int8", 0.005), ("int4", 0.03)])
+def test_what_a_number_format_costs(form: str, share: float) -> None:
+    """Of the bits of a text of 500 characters, so roughly; LOG.md has the figures."""
+    folder = MODELS / "reference-10M"
+    wide, made = checkpoint.load(folder), checkpoint.load(folder, form)
+    assert wide.tokenizer is not None
+    bits = [bits_per_byte(m, wide.tokenizer, [TEXT]).value for m in (wide.model, made.model)]
+    assert bits[1] == pytest.approx(bits[0], rel=share)
+    assert bits[1] != bits[0]

@@ -72,7 +72,7 @@ def _windows(document: int, ids: Sequence[int], model: GPT2) -> Iterator[_Window
 
 
 def _score(model: GPT2, batch: list[_Window]) -> list[float]:
-    device = model.wte.weight.device
+    device = model.wpe.weight.device
     longest = max(len(w.ids) for w in batch)
     # Right padding cannot be seen by what stands before it.
     ids_BT = torch.zeros(len(batch), longest, dtype=torch.long, device=device)
