@@ -10,6 +10,7 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -81,10 +82,8 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     if origin in (Union, types.UnionType):
         inner = [a for a in get_args(hint) if a is not type(None)]
         return _convert(inner[0], value, where=where, key=key)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _wrong(where, key, "a list", value)
-        return tuple(_convert(get_args(hint)[0], v, where=where, key=key) for v in value)
+    if origin in (tuple, Mapping):
+        return _convert_many(origin, get_args(hint), value, where=where, key=key)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -97,6 +96,19 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong(where, key, _NAMES.get(hint, hint.__name__), value)
     return value
+
+
+def _convert_many(
+    origin: Any, hints: tuple[Any, ...], value: Any, *, where: str, key: str
+) -> tuple[Any, ...] | dict[int, Any]:
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(where, key, "a list", value)
+        return tuple(_convert(hints[0], v, where=where, key=key) for v in value)
+    # JSON and TOML write the keys, which are whole numbers here, as strings.
+    if not isinstance(value, dict) or not all(k.isdecimal() and len(k) < 20 for k in value):
+        raise _wrong(where, key, 'values by number, as in {"7": 1.5}', value)
+    return {int(k): _convert(hints[1], v, where=where, key=f"{key}.{k}") for k, v in value.items()}
 
 
 def _wrong(where: str, key: str, wanted: str, value: Any) -> UserError:

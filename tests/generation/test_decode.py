@@ -93,17 +93,21 @@ def test_each_of_a_batch_is_what_it_would_be_alone(model, small_tokenizer):
         model.float()
 
 
+def streamed(iterator):
+    """The pieces of a stream, and the result it returns."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(iterator))
+        except StopIteration as end:
+            return pieces, end.value
+
+
 def test_streamed_pieces_are_the_text(model, small_tokenizer):
     for seed in range(5):
         request = Request((4, 5), max_tokens=60, sampling=Sampling(), seed=seed)
         (whole,) = generate(model, small_tokenizer, [request])
-        pieces, last = [], None
-        pieces_iterator = stream(model, small_tokenizer, request)
-        while last is None:
-            try:
-                pieces.append(next(pieces_iterator))
-            except StopIteration as end:
-                last = end.value
+        pieces, last = streamed(stream(model, small_tokenizer, request))
         assert "".join(pieces) == whole.text == last.text
         assert last.ids == whole.ids
 
@@ -153,14 +157,8 @@ def forced(model, tokenizer, text, *, stop=(), count=None):
     request = Request(
         (1,), max_tokens=count or len(tokenizer.encode(text)), sampling=GREEDY, stop=stop
     )
-    pieces, last = [], None
     with mock.patch.object(engine, "backend", lambda *_: Script()):
-        iterator = stream(model, tokenizer, request)
-        while last is None:
-            try:
-                pieces.append(next(iterator))
-            except StopIteration as end:
-                last = end.value
+        pieces, last = streamed(stream(model, tokenizer, request))
     assert "".join(pieces) == last.text
     return last
 

@@ -190,7 +190,7 @@ def test_cache_rows_of_different_lengths_equal_each_alone():
     padded[0, 5:] = 0
     padded[2, 17:] = 0
     model(padded, cache=cache)
-    cache.set_lengths(lengths)
+    cache = cache.view(0, 3, lengths.clone())
     for step in range(4):
         column = torch.stack([ids[b, n + step] for b, n in enumerate(lengths)])[:, None]
         logits = model(column, cache=cache)

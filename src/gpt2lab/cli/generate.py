@@ -94,7 +94,7 @@ def run(argv: Sequence[str]) -> None:
     if command.beams is not None:
         results = [beam_search(model, tokenizer, r, command.beams) for r in requests]
     else:
-        results = generate(model, tokenizer, requests)
+        results = generate(model, tokenizer, requests, draft=draft)
     texts = [p for p in prompts for _ in range(command.n)]
     if command.json:
         print(json.dumps({"results": _table(texts, results)}, ensure_ascii=False))

@@ -11,9 +11,6 @@ from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.native import Model, NotBuiltError, Slots
 from gpt2lab.model.transformer import GPT2
 
-# Keys of so many positions lie together; slots are copied by such blocks.
-BLOCK = 16
-
 
 class Chunk(NamedTuple):
     """The next tokens of one sequence."""

@@ -5,8 +5,9 @@ import math
 import torch
 
 from gpt2lab.errors import UserError
-from gpt2lab.generation.backend import BLOCK, Backend, Chunk, backend
+from gpt2lab.generation.backend import Backend, Chunk, backend
 from gpt2lab.generation.request import Generation, Request, Text
+from gpt2lab.model.native import BLOCK
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 from gpt2lab.generation.engine import SLOTS, Engine, Running
-from gpt2lab.generation.request import Generation, Request, Text
+from gpt2lab.generation.request import Generation, Request, check
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 
@@ -34,12 +34,18 @@ def generate_each(
                     yield number, running.pop(number).text.result()
 
 
-def generate(model: GPT2, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[Generation]:
+def generate(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    *,
+    draft: GPT2 | None = None,
+) -> list[Generation]:
     """Continue several prompts, sixteen at a time; each result is what its prompt alone gives."""
     for request in requests:
-        Text(request, model.config, tokenizer)  # refuses before any work is done
+        check(request, model.config, tokenizer)  # before any work is done
     slots = max(1, min(SLOTS, len(requests)))
-    found = dict(generate_each(model, tokenizer, requests, slots=slots))
+    found = dict(generate_each(model, tokenizer, requests, slots=slots, draft=draft))
     return [found[number] for number in range(len(requests))]
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2lab.generation.backend import BLOCK, Backend, Chunk, backend
+from gpt2lab.generation.backend import Backend, Chunk, backend
 from gpt2lab.generation.lookup import Lookup
 from gpt2lab.generation.penalties import Penalties
 from gpt2lab.generation.random import uniform
 from gpt2lab.generation.request import Request, Text
 from gpt2lab.generation.sampling import Rules, Sampling, choose
 from gpt2lab.generation.speculate import Drafter, Guesses, accept
+from gpt2lab.model.native import BLOCK
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 

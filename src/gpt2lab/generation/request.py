@@ -54,6 +54,31 @@ class Generation:
     top_logprobs: list[dict[int, float]] | None = None
 
 
+def check(request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
+    """Refuse a request that this model cannot meet with a UserError."""
+    context = config.n_positions
+    if len(request.prompt) > context:
+        raise UserError(
+            f"the prompt is {len(request.prompt)} tokens; this model's context is {context}: "
+            "shorten the prompt"
+        )
+    if request.max_tokens < 0:
+        raise UserError(f"max_tokens is {request.max_tokens}; it must be 0 or above")
+    if any(not s for s in request.stop):
+        raise UserError("stop holds an empty string, which would end every text at once")
+    if request.stride is not None and not 0 < request.stride <= context:
+        raise UserError(
+            f"stride is {request.stride}; it must be from 1 to the context of {context}"
+        )
+    if request.seed is not None and not 0 <= request.seed < 2**64:
+        raise UserError(f"seed is {request.seed}; it must be from 0 to 2**64 - 1")
+    for i in request.prompt:
+        tokenizer.token(i)  # refuses ids out of range
+    for i in request.sampling.logit_bias:
+        if not 0 <= i < tokenizer.size:
+            raise UserError(f"logit_bias names token {i}; ids are 0 to {tokenizer.size - 1}")
+
+
 class Text:
     """A request while it is decoded: its tokens, and the text that is certain so far.
 
@@ -61,32 +86,12 @@ class Text:
     """
 
     def __init__(self, request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
-        prompt = list(request.prompt) or [tokenizer.end_of_text]
-        context = config.n_positions
-        if len(prompt) > context:
-            raise UserError(
-                f"the prompt is {len(prompt)} tokens; this model's context is {context}: shorten "
-                "the prompt"
-            )
-        if request.max_tokens < 0:
-            raise UserError(f"max_tokens is {request.max_tokens}; it must be 0 or above")
-        if any(not s for s in request.stop):
-            raise UserError("stop holds an empty string, which would end every text at once")
-        stride = context // 2 if request.stride is None else request.stride
-        if not 0 < stride <= context:
-            raise UserError(f"stride is {stride}; it must be from 1 to the context of {context}")
-        for i in prompt:
-            tokenizer.token(i)  # refuses ids out of range
-        for i in request.sampling.logit_bias:
-            if not 0 <= i < tokenizer.size:
-                raise UserError(f"logit_bias names token {i}; ids are 0 to {tokenizer.size - 1}")
+        check(request, config, tokenizer)
         self.request = request
-        self.prompt = prompt
-        self.stride = stride
+        self.prompt = list(request.prompt) or [tokenizer.end_of_text]
+        self.stride = request.stride or max(1, config.n_positions // 2)
         self.ids: list[int] = []
         self.seed = secrets.randbits(63) if request.seed is None else request.seed
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}; it must be from 0 to 2**64 - 1")
         self.reason: FinishReason | None = "length" if request.max_tokens == 0 else None
         self.logprobs: list[float] | None = None if request.logprobs is None else []
         self.top: list[dict[int, float]] | None = None if request.logprobs is None else []

@@ -87,12 +87,6 @@ class KVCache:
         self.length_B += T
         self.length += T
 
-    def set_lengths(self, length_B: Tensor) -> None:
-        """Forget what lies beyond each row's length: right padding, or tokens taken back."""
-        self.length_B.copy_(length_B)
-        self.length = int(length_B.max())
-        self._even = bool((length_B == self.length).all())
-
     def view(self, first: int, last: int, length_B: Tensor) -> Self:
         """Rows first..last as a cache on the same memory that holds so many tokens of each."""
         rows = slice(first, last)

@@ -6,9 +6,10 @@ on the rows beside it, bit for bit.
 """
 
 from gpt2lab.model.native.build import NotBuiltError, cache_folder, library, processor, status
-from gpt2lab.model.native.call import Model, Packed, Slots, multiply
+from gpt2lab.model.native.call import BLOCK, Model, Packed, Slots, multiply
 
 __all__ = [
+    "BLOCK",
     "Model",
     "NotBuiltError",
     "Packed",

@@ -17,7 +17,8 @@ _I32, _POINTER = ctypes.c_int32, ctypes.c_void_p
 _FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4}
 _FLOATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _PLAIN = (nn.Linear, Linear, nn.Embedding, Embedding)
-_KEYS = 16  # keys of sixteen positions lie together
+# Keys of so many positions lie together; slots are copied by such blocks.
+BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Slots:
 
     def __init__(self, config: GPT2Config, count: int, capacity: int | None = None) -> None:
         most = config.n_positions if capacity is None else capacity
-        self.count, self.capacity = count, -(-most // _KEYS) * _KEYS
+        self.count, self.capacity = count, -(-most // BLOCK) * BLOCK
         shape = (config.n_layer, count, config.n_head, self.capacity * config.head_dim)
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.struct = _Cache(count, self.capacity, self.keys.data_ptr(), self.values.data_ptr())
