@@ -32,15 +32,11 @@ def lively(config: GPT2Config) -> GPT2:
     return model
 
 
-def ints(values):
-    return torch.tensor(list(values), dtype=torch.int32)
-
-
 def whole(model: GPT2, ids) -> torch.Tensor:
     """Logits after every token, in one pass."""
     n = len(ids)
     slots = Slots(model.config, 2)
-    return Model(model).forward(slots, ints(ids), ints([1] * n), ints(range(n)), ints(range(n)))
+    return Model(model).forward(slots, ids, [1] * n, range(n), range(n))
 
 
 def text(config: GPT2Config) -> list[int]:
@@ -79,16 +75,13 @@ def test_a_row_does_not_depend_on_its_company(form, threads):
             others = [(3, 9), (0, 8)][: t % 3]  # slot, id
             row = [(2, i), *others]
             out = one.forward(
-                slots, ints(i for _, i in row), ints(s for s, _ in row), ints([t] * len(row)),
-                ints([0]),
+                slots, [i for _, i in row], [s for s, _ in row], [t] * len(row), [0]
             )  # fmt: skip
             assert torch.equal(out[0], expected[t])
         start = 0
         for n in (7, 1, 13, 16):
             at = range(start, start + n)
-            out = one.forward(
-                slots, ints(ids[start : start + n]), ints([1] * n), ints(at), ints(range(n))
-            )
+            out = one.forward(slots, ids[start : start + n], [1] * n, at, range(n))
             assert torch.equal(out, expected[start : start + n])
             start += n
     finally:
@@ -99,9 +92,9 @@ def test_a_slot_can_begin_as_another_does():
     config = CONFIGS[0]
     model, ids = lively(config), text(config)
     slots, one = Slots(config, 3), Model(model)
-    one.forward(slots, ints(ids[:20]), ints([0] * 20), ints(range(20)), ints([]))
+    one.forward(slots, ids[:20], [0] * 20, range(20), [])
     slots.copy(0, 2, 16)
-    out = one.forward(slots, ints(ids[16:]), ints([2] * 21), ints(range(16, T)), ints([20]))
+    out = one.forward(slots, ids[16:], [2] * 21, range(16, T), [20])
     assert torch.equal(out[0], whole(model, ids)[-1])
 
 
@@ -120,13 +113,14 @@ def test_other_processors_code_counts_alike(target, tmp_path, monkeypatch):
         with monkeypatch.context() as m:
             m.setattr(call, "library", lambda: library)
             found = whole(model, ids)
-        assert (found - expected).norm() / expected.norm() < 0.03 if form != "float32" else 1e-5
+        limit = 1e-5 if form == "float32" else 0.03
+        assert (found - expected).norm() / expected.norm() < limit
 
 
 def test_positions_beyond_the_context():
     model = Model(lively(CONFIGS[1]))
     with pytest.raises(UserError, match="position 50 is beyond the context of 50"):
-        model.forward(Slots(CONFIGS[1], 1), ints([1]), ints([0]), ints([50]), ints([0]))
+        model.forward(Slots(CONFIGS[1], 1), [1], [0], [50], [0])
 
 
 def test_models_that_it_cannot_compute():

@@ -63,8 +63,7 @@ class NativeBackend:
         for c in chunks:
             end += len(c.ids)
             out += range(end - c.outputs, end)
-        tensors = (torch.tensor(values, dtype=torch.int32) for values in (ids, slot, position, out))
-        return self._model.forward(self._cache, *tensors)
+        return self._model.forward(self._cache, ids, slot, position, out)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         self._cache.copy(source, target, tokens)

@@ -16,7 +16,7 @@ from gpt2lab.generation.lookup import Lookup
 from gpt2lab.generation.penalties import Penalties
 from gpt2lab.generation.random import uniform
 from gpt2lab.generation.request import Request, Text
-from gpt2lab.generation.sampling import Rules, Sampling, choose
+from gpt2lab.generation.sampling import Rules, Sampling, choose, likeliest
 from gpt2lab.generation.speculate import Drafter, Guesses, accept
 from gpt2lab.model.native import BLOCK
 from gpt2lab.model.transformer import GPT2
@@ -82,7 +82,7 @@ class Engine:
         self._samplings = [Sampling()] * slots
         self._rules = Rules.of(self._samplings)
         self._seed_S = np.zeros(slots, dtype=np.uint64)
-        self._greedy = False
+        self._simple = False
         self._penalties = Penalties(slots, tokenizer.size)
 
     @property
@@ -116,7 +116,9 @@ class Engine:
         if not plan:
             return []
         logits_OV = self._backend.forward([chunk for _, chunk in plan])
-        drawn = self._take(plan, logits_OV[:, : self.tokenizer.size])
+        if self.config.vocab_size > self.tokenizer.size:
+            logits_OV = logits_OV[:, : self.tokenizer.size]
+        drawn = self._take(plan, logits_OV)
         self._leave()
         return drawn
 
@@ -141,7 +143,8 @@ class Engine:
             self._samplings[slot] = request.sampling
             self._rules = Rules.of(self._samplings)
             self._seed_S[slot] = running.text.seed
-        self._greedy = all(r.text.request.sampling.temperature == 0 for r in self._running.values())
+        samplings = [r.text.request.sampling for r in self._running.values()]
+        self._simple = all(s.temperature == 0 and s.plain for s in samplings)
 
     def _place(self, tokens: list[int]) -> tuple[int, int]:
         """A free slot for a text, and how many of its first tokens are in it then."""
@@ -196,39 +199,46 @@ class Engine:
         Guesses from the text itself are right where the draw, made as it would have been without
         them, gives the same token; so they change no text.
         """
-        of = [(r, c, j) for r, c in plan for j in range(c.outputs)]
-        slot_O = torch.tensor([c.slot for _, c, _ in of], dtype=torch.long)
-        position_O = np.array([len(r.text.ids) + j for r, _, j in of], dtype=np.int64)
-        logits = self._penalties.apply(logits_OV, slot_O)
-        if self._greedy:
-            id_O = logits.argmax(dim=1)
-        else:
-            points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
-            id_O = choose(logits, self._rules.rows(slot_O), points)
-        self._penalties.note(slot_O, id_O)
+        id_O = self._draw(plan, logits_OV)
         drawn, o = [], 0
         for running, chunk in plan:
-            outputs_NV = logits_OV[o : o + chunk.outputs]
-            ids = id_O[o : o + chunk.outputs].tolist()
+            ids = id_O[o : o + chunk.outputs]
             if running.guesses and ids:
-                rules = self._rules.rows([chunk.slot])
-                at = len(running.text.ids)
+                rules, at = self._rules.rows([chunk.slot]), len(running.text.ids)
+                outputs_NV = logits_OV[o : o + chunk.outputs]
                 ids = accept(outputs_NV, running.guesses, rules, running.text.seed, at)
-            piece = self._grow(running, chunk, ids, outputs_NV)
+            piece = self._grow(running, chunk, ids, logits_OV, o)
             if ids:
                 drawn.append((running, piece))
             o += chunk.outputs
         return drawn
 
-    def _grow(self, running: Running, chunk: Chunk, ids: list[int], logits_NV: Tensor) -> str:
-        """Take drawn tokens as far as the guesses they were drawn after were right."""
+    def _draw(self, plan: list[tuple[Running, Chunk]], logits_OV: Tensor) -> list[int]:
+        if self._simple:  # PyTorch's calls, out of a processor's cache, take a tenth of a token
+            return likeliest(logits_OV).tolist()
+        of = [(r, c, j) for r, c in plan for j in range(c.outputs)]
+        slot_O = torch.tensor([c.slot for _, c, _ in of], dtype=torch.long)
+        position_O = np.array([len(r.text.ids) + j for r, _, j in of], dtype=np.int64)
+        points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
+        logits_OV = self._penalties.apply(logits_OV, slot_O)
+        id_O = choose(logits_OV, self._rules.rows(slot_O), points)
+        self._penalties.note(slot_O, id_O)
+        return id_O.tolist()
+
+    def _grow(
+        self, running: Running, chunk: Chunk, ids: list[int], logits_OV: Tensor, first: int
+    ) -> str:
+        """Take drawn tokens as far as the guesses they were drawn after were right.
+
+        first: the row of the first one's logits.
+        """
         guesses = chunk.ids[len(chunk.ids) - chunk.outputs + 1 :] if chunk.outputs else ()
         running.cached = chunk.start + len(chunk.ids) - len(guesses)
-        piece = ""
+        piece, text = "", running.text
         for j, i in enumerate(ids):
-            piece += running.text.accept(i, logits_NV[j])
+            piece += text.accept(i, None if text.logprobs is None else logits_OV[first + j])
             running.tokens.append(i)
-            if running.text.reason or j == len(guesses) or guesses[j] != i:
+            if text.reason or j == len(guesses) or guesses[j] != i:
                 break
             running.cached += 1
         return piece

@@ -100,9 +100,12 @@ class Text:
         self._text = ""
         self._sent = 0
 
-    def accept(self, i: int, logits_V: Tensor) -> str:
-        """Take the next token, drawn from these logits; return the text that is now certain."""
-        if self.logprobs is not None and self.top is not None:
+    def accept(self, i: int, logits_V: Tensor | None) -> str:
+        """Take the next token; return the text that is now certain.
+
+        logits_V: what it was drawn from, where log-probabilities are wanted.
+        """
+        if self.logprobs is not None and self.top is not None and logits_V is not None:
             logp_V = torch.log_softmax(logits_V.float(), dim=0)
             self.logprobs.append(float(logp_V[i]))
             best = logp_V.topk(min(self.request.logprobs or 0, len(logp_V)))

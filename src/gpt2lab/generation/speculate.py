@@ -12,7 +12,7 @@ from torch import Tensor
 from gpt2lab.errors import UserError
 from gpt2lab.generation.backend import Chunk, backend
 from gpt2lab.generation.random import uniform
-from gpt2lab.generation.sampling import Rules, draw, truncate
+from gpt2lab.generation.sampling import Rules, draw, likeliest, truncate
 from gpt2lab.model.transformer import GPT2
 
 # What a random number is for; 0 is the draw of a token by the model itself.
@@ -30,7 +30,7 @@ class Guesses:
 def probabilities(logits_BV: Tensor, rules: Rules) -> Tensor:
     """What a row's token is drawn from, summing to one; temperature 0 is all on the likeliest."""
     if (rules.temperature == 0).all():
-        best_B = logits_BV.argmax(dim=1)
+        best_B = likeliest(logits_BV)
         return torch.nn.functional.one_hot(best_B, logits_BV.shape[1]).float()
     weights_BV = truncate(logits_BV, rules)
     return weights_BV / weights_BV.sum(dim=1, keepdim=True)

@@ -29,19 +29,17 @@ void attend(const Head& head, int position, const float* const* q, float* const*
     const size_t stride = size_t(blocks) * W;
     vf top[R];
     for (int r = 0; r < R; r++) top[r] = all(-INFINITY);
-    constexpr int B = ROWS > 3 ? 4 : 2;  // blocks of keys at a time, to have sums to interleave
-    for (int b0 = 0; b0 < blocks; b0 += B) {
-        vf s[R][B] = {};
+        constexpr int P = PANELS;  // blocks of keys, or vectors of values, at a time
+    for (int b0 = 0; b0 < blocks; b0 += P) {
+        vf s[R][P] = {};
         for (int i = 0; i < K; i++)
-            for (int b = 0; b < B; b++) {
+            for (int b = 0; b < P; b++) {
                 vf key = load(head.key + (size_t(std::min(b0 + b, blocks - 1)) * K + i) * W);
                 for (int r = 0; r < R; r++) s[r][b] += q[r][i] * key;
             }
-        for (int b = 0; b < B && b0 + b < blocks; b++)
+        for (int b = 0; b < P && b0 + b < blocks; b++)
             for (int r = 0; r < R; r++) {
-                vf v = s[r][b] * rate;
-                for (int j = std::max(0, position + r + 1 - (b0 + b) * W); j < W; j++)
-                    v[j] = -INFINITY;
+                vf v = first(position + r + 1 - (b0 + b) * W, s[r][b] * rate, -INFINITY);
                 top[r] = larger(top[r], v);
                 store(scratch + r * stride + size_t(b0 + b) * W, v);
             }
@@ -56,20 +54,20 @@ void attend(const Head& head, int position, const float* const* q, float* const*
         }
         inverse[r] = 1 / sum(total);
     }
-    for (int i = 0; i < K; i += 4 * W) {
-        vf acc[R][4] = {};
-        const int parts = std::min(4, (K - i + W - 1) / W);
+    for (int i = 0; i < K; i += P * W) {
+        vf acc[R][P] = {};
+        const int parts = std::min(P, (K - i + W - 1) / W);
         auto add = [&](int limit, auto whole) {
             for (int s = 0; s < limit; s++) {
                 const float* value = head.value + size_t(s) * K + i;
-                for (int c = 0; c < (whole ? 4 : parts); c++) {
+                for (int c = 0; c < (whole ? P : parts); c++) {
                     vf v = whole ? load(value + c * W) : load(value + c * W, K - i - c * W);
                     for (int r = 0; r < R; r++) acc[r][c] += scratch[r * stride + s] * v;
                 }
             }
         };
         int keys = position + R;
-        if (K - i >= 4 * W) add(keys, std::true_type{});
+        if (K - i >= P * W) add(keys, std::true_type{});
         else add(keys, std::false_type{});
         for (int r = 0; r < R; r++)
             for (int c = 0; c < parts; c++)

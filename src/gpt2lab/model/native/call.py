@@ -1,6 +1,8 @@
 """Calling the compiled pass: its structures (types.h), and tensors on either side."""
 
 import ctypes
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -167,25 +169,25 @@ class Model:
     def forward(
         self,
         slots: Slots,
-        id_N: Tensor,
-        slot_N: Tensor,
-        position_N: Tensor,
-        out_O: Tensor,
+        ids: Sequence[int],
+        slot: Sequence[int],
+        positions: Sequence[int],
+        outputs: Sequence[int],
     ) -> Tensor:
-        """Logits [O, V] after the tokens whose numbers are `out_O`.
+        """Logits [O, V] after those of the N tokens whose numbers are `outputs`.
 
         Tokens of a sequence stand together, in order. Their keys and values are put into the
         cache at their slot and position; what lies before them there is what they see.
-        All indices are int32. Raises UserError if a position is beyond the context.
+        Raises UserError if a position is beyond the context.
         """
         limit = min(slots.capacity, self.config.n_positions)
-        if len(position_N) and int(position_N.max()) >= limit:
-            raise UserError(f"position {int(position_N.max())} is beyond the context of {limit}")
-        logits_OV = torch.empty(len(out_O), self.config.vocab_size)
+        if max(positions, default=0) >= limit:
+            raise UserError(f"position {max(positions)} is beyond the context of {limit}")
+        logits_OV = torch.empty(len(outputs), self.config.vocab_size)
+        arrays = [array("i", numbers) for numbers in (ids, slot, positions, outputs)]
         passed = _Pass(
-            len(id_N), len(out_O), id_N.data_ptr(), slot_N.data_ptr(), position_N.data_ptr(),
-            out_O.data_ptr(), logits_OV.data_ptr(),
-        )  # fmt: skip
+            len(ids), len(outputs), *(a.buffer_info()[0] for a in arrays), logits_OV.data_ptr()
+        )
         self._call(
             ctypes.byref(self._struct), ctypes.byref(slots.struct), ctypes.byref(passed),
             torch.get_num_threads(),

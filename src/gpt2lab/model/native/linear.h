@@ -40,20 +40,18 @@ struct Rows {
         vf top = {};
         for (int i = 0; i < size; i += W) {
             vf v = load(x + i, size - i);
-            top = larger(top, larger(v, -v));
+            top = larger(top, larger(v, 0.0f - v));
         }
         float most = largest(top), inverse = most > 0 ? 127 / most : 0;
-        vi s = {};
-        for (int i = 0; i < size; i += W) {
-            typedef int8_t bytes __attribute__((vector_size(16)));
-            vf lifted = load(x + i, size - i) * inverse + 12582912.0f;
-            vi whole = (vi)lifted - (vi)all(12582912.0f);
-            s += whole;
-            bytes b = __builtin_convertvector(whole, bytes);
-            std::memcpy(q + i, &b, std::min(W, size - i));
-        }
         int32_t total_of = 0;
-        for (int i = 0; i < W; i++) total_of += s[i];
+        for (int i = 0; i < size; i += W) {
+            int32_t lane[W];
+            store(lane, whole(load(x + i, size - i) * inverse + LIFTED));
+            for (int j = 0; j < std::min(W, size - i); j++) {
+                q[i + j] = int8_t(lane[j]);
+                total_of += lane[j];
+            }
+        }
         scale[size_t(row) * groups + group] = most / 127;
         total[size_t(row) * groups + group] = total_of;
     }
@@ -64,47 +62,40 @@ struct Rows {
 constexpr int TILE = 64;
 typedef float Tile[TILE];
 
-// Rows and panels of 16 outputs whose sums fit the registers.
-#if defined(__AVX512F__)
-constexpr int ROWS = 6, PANELS = 4;
-#else
-constexpr int ROWS = 3, PANELS = 1;
-#endif
-
-inline vf widen(const float* p) { return load(p); }
-inline vf widen(const uint16_t* p) {
-    typedef uint16_t half __attribute__((vector_size(32)));
-    return (vf)(__builtin_convertvector(load<half>(p), vu) << 16);
-}
+// Rows, panels of 16 outputs and rows of float weights whose sums fit the registers.
+constexpr bool WIDE = REGISTER == 64;
+constexpr int ROWS = 6, PANELS = WIDE ? 4 : 1, COLUMNS = WIDE ? 4 : 1;
 
 template <int R, class T>
 void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
     // One row reads its weights as one stream, several share what is read.
-    constexpr int C = R == 1 ? 1 : 4;
+    constexpr int C = R == 1 ? 1 : COLUMNS;
     const int whole = w.k / W * W;
     for (int c0 = 0; c0 < count; c0 += C) {
         const T* weight[C];
         for (int c = 0; c < C; c++)
             weight[c] = static_cast<const T*>(w.weight) +
                         size_t(std::min(n0 + c0 + c, w.n - 1)) * w.k;
-        vf acc[R][C] = {};
+        vf acc[(R * C + W - 1) / W * W] = {};
         for (int k = 0; k < whole; k += W) {
             vf column[C];
             for (int c = 0; c < C; c++) column[c] = widen(weight[c] + k);
             for (int r = 0; r < R; r++) {
                 vf a = load(x[row + r] + k);
-                for (int c = 0; c < C; c++) acc[r][c] += a * column[c];
+                for (int c = 0; c < C; c++) acc[r * C + c] += a * column[c];
             }
         }
-        for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) {
-                float total = sum(acc[r][c]);
-                for (int k = whole; k < w.k; k++) {
-                    T tail[W] = {weight[c][k]};
-                    total += x[row + r][k] * widen(tail)[0];
-                }
-                tile[r][c0 + c] = total;
-            }
+        for (int i = 0; i < R * C; i += W) {
+            float total[W];
+            if (R == 1) total[0] = sum(acc[0]);
+            else store(total, sums(acc + i));
+            for (int j = 0; j < W && i + j < R * C; j++)
+                tile[(i + j) / C][c0 + (i + j) % C] = total[j];
+        }
+        for (int k = whole; k < w.k; k++)
+            for (int c = 0; c < C; c++)
+                for (int r = 0; r < R; r++)
+                    tile[r][c0 + c] += x[row + r][k] * to_float(weight[c][k]);
     }
 }
 
@@ -118,14 +109,14 @@ template <int R, int P> void int8_tile(const Linear& w, int n0, Rows& x, int row
         for (int r = 0; r < R; r++) {
             int32_t a;
             std::memcpy(&a, x.bytes(row + r) + 4 * k, 4);
-            for (int p = 0; p < P; p++) acc[r][p] = dot4(acc[r][p], column[p], a);
+            for (int p = 0; p < P; p++) acc[r][p] = dot4_lifted(acc[r][p], column[p], a);
         }
     }
     const float* scale = static_cast<const float*>(w.scale) + n0;
     for (int r = 0; r < R; r++)
         for (int p = 0; p < P; p++) {
             size_t at = size_t(row + r) * x.groups;
-            vf exact = to_float(acc[r][p] - 128 * x.total[at]);
+            vf exact = to_float(acc[r][p] - LIFT * x.total[at]);
             store(tile[r] + W * p, exact * x.scale[at] * load(scale + W * p));
         }
 }
@@ -189,7 +180,7 @@ template <int R> void tile_of(const Linear& w, int n0, int count, Rows& x, int r
             n += fits ? wide : W;
         }
     };
-    constexpr int P = R == 1 ? 4 : PANELS, Q = R == 1 ? 4 : 2;
+    constexpr int P = PANELS, Q = R == 1 ? P : (P + 1) / 2;
     switch (w.format) {
         case FLOAT32: return float_tile<R, float>(w, n0, count, x, row, tile);
         case BFLOAT16: return float_tile<R, uint16_t>(w, n0, count, x, row, tile);
@@ -225,6 +216,8 @@ void linear(const Linear& w, Rows& x, float* y, size_t stride, Finish finish) {
         for (int row = 0; row < x.n;) {
             Tile tile[ROWS];
             int rows = std::min(ROWS, x.n - row);
+            for (int r = 0; r < rows; r++)
+                for (int i = 0; i < count; i += W) __builtin_prefetch(y + stride * (row + r) + n0 + i, 1);
             tile_of<ROWS>(rows, w, n0, count, x, row, tile);
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < count; i += W) {

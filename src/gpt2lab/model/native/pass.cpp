@@ -15,9 +15,7 @@ void normalise(const Norm& norm, const float* x, int width, float* y) {
     for (int i = 0; i < width; i += W) total += load(x + i, width - i);
     vf mean = all(sum(total) / width);
     for (int i = 0; i < width; i += W) {
-        vf d = load(x + i, width - i) - mean;
-        if (width - i < W)
-            for (int j = width - i; j < W; j++) d[j] = 0;
+        vf d = first(width - i, load(x + i, width - i) - mean, 0);
         squares += d * d;
     }
     vf rate = all(1 / std::sqrt(sum(squares) / width + 1e-5f));
@@ -37,15 +35,12 @@ void embed(const Linear& w, int id, int width, float* y) {
         if (w.format == FLOAT32) {
             y[i] = static_cast<const float*>(w.weight)[size_t(id) * w.k + i];
         } else if (w.format == BFLOAT16) {
-            uint32_t bits = static_cast<const uint16_t*>(w.weight)[size_t(id) * w.k + i] << 16;
-            std::memcpy(y + i, &bits, 4);
+            y[i] = to_float(static_cast<const uint16_t*>(w.weight)[size_t(id) * w.k + i]);
         } else if (w.format == INT4) {
             int both = byte[((size_t(panel) * (w.k / 8) + i / 8) * W + lane) * 4 + i % 4];
-            uint32_t bits = static_cast<const uint16_t*>(
-                w.scale)[(size_t(panel) * (w.k / GROUP) + i / GROUP) * W + lane] << 16;
-            float by;
-            std::memcpy(&by, &bits, 4);
-            y[i] = ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * by;
+            uint16_t by = static_cast<const uint16_t*>(
+                w.scale)[(size_t(panel) * (w.k / GROUP) + i / GROUP) * W + lane];
+            y[i] = ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * to_float(by);
         } else {
             int q = byte[((size_t(panel) * (w.k / 4) + i / 4) * W + lane) * 4 + i % 4];
             y[i] = (q - 128) * scale[id];
