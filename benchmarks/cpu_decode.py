@@ -33,7 +33,7 @@ class Ours:
         from gpt2lab.model.checkpoint import load
 
         torch.set_num_threads(THREADS)
-        made = load(folder, form)
+        made = load(folder if form == "float32" else f"{folder}.gpt2lab.{form}", form)
         self.model, self.tokenizer = made.model, made.tokenizer
         self.slots = 0
 
@@ -145,19 +145,21 @@ IMPORTS = {
 }  # fmt: skip
 
 
-def peak_kib():
-    """Most memory this process has had, with what it maps from files."""
+def memory_mib():
+    """What this process holds now and the most it has held, with what it maps from files."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    table = dict(line.split(":") for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    return [int(table[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")]
 
 
 def work(folder, name):
     kind, _, form = name.partition(" ")
     for module in IMPORTS[kind]:
         importlib.import_module(module)
-    before = peak_kib()
+    before = memory_mib()[0]
     began = time.perf_counter()
     it = KINDS[kind](folder, form)
+    held, peak = (mib - before for mib in memory_mib())
     it.decode([list(range(1, 1 + PROMPT))], 1)
     first = time.perf_counter() - began
 
@@ -182,9 +184,12 @@ def work(folder, name):
         whole = timed(prompts(count), NEW, times)
         return round(count * NEW / whole, 1)
 
-    figures = {"first_token_s": round(first, 2), "batch_1": rate(1, 3)}
-    figures["mib"] = (peak_kib() - before) // 1024
-    figures["batch_8"], figures["batch_32"] = rate(8, 2), rate(32, 1)
+    figures = {"loaded_mib": held, "load_peak_mib": peak, "first_token_s": round(first, 2)}
+    figures["batch_1"], figures["batch_8"], figures["batch_32"] = (
+        rate(1, 3),
+        rate(8, 2),
+        rate(32, 1),
+    )
     seconds = []
     for _ in range(4):
         p = prompts(1, 512)
@@ -200,13 +205,15 @@ def files(folder, vocabulary):
     import torch
 
     from gpt2lab.model import GPT2, GPT2Config
-    from gpt2lab.model.checkpoint import save
+    from gpt2lab.model.checkpoint import load, save
     from gpt2lab.tokenizer import Tokenizer
 
     if folder.exists():
         return
     model, tokenizer = GPT2(GPT2Config(), seed=1).eval(), Tokenizer.load(vocabulary)
     save(folder, model, tokenizer, {})
+    for form in ("bfloat16", "int8", "int8-weight", "int4"):
+        save(Path(f"{folder}.gpt2lab.{form}"), load(folder, form).model, tokenizer, {})
     from ctranslate2.converters import TransformersConverter
 
     for form in ("float32", "int8"):

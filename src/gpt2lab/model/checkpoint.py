@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2lab.errors import UserError
 from gpt2lab.model.config import Activation, GPT2Config
-from gpt2lab.model.memory import own_copy
+from gpt2lab.model.memory import give_back, own_copy
 from gpt2lab.model.quantize import (
     FLOATS,
     FORMATS,
@@ -278,7 +278,7 @@ def _rounded(source: TensorSource, name: str, form: str) -> tuple[Tensor, Tensor
             raise UserError(f"{source.where}: tensor {key!r} is {' and should be '.join(kinds)}")
     if not scale.isfinite().all():
         raise UserError(f"{source.where}: tensor '{name}_scale' is not finite; save it again")
-    return restored(form, whole).clone(), scale.clone()
+    return restored(form, whole), scale
 
 
 def _float(config: GPT2Config, source: TensorSource, name: str) -> Tensor:
@@ -365,6 +365,7 @@ def load(source: str | Path, dtype: str | None = None) -> Checkpoint:
     if (folder / "model" / "config.json").exists() and not (folder / "config.json").exists():
         folder = folder / "model"  # a run folder: its finished model
     model = read_folder(folder, dtype)
+    give_back()
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
     tokenizer = Tokenizer.load(folder) if has_tokenizer else None
     if tokenizer and tokenizer.size > model.config.vocab_size:

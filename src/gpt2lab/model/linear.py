@@ -72,7 +72,10 @@ def _is_plain(t: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` through `linear`."""
+    """`nn.Linear` through `linear`; its weights are drawn by the model it is part of."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)

@@ -46,33 +46,38 @@ def round4(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
     squared error. Its sign is such that the largest weight takes the -8 that has no opposite.
     """
     w = F.pad(weight_NK, (0, -weight_NK.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
-    extreme = w.gather(2, w.abs().argmax(dim=2, keepdim=True))
-    best_q, best_scale = torch.zeros_like(w), torch.zeros_like(extreme)
-    least = torch.full_like(extreme, torch.inf)
+    low, high = w.aminmax(dim=2, keepdim=True)
+    extreme = torch.where(high > -low, high, low)
+    best, least = torch.zeros_like(extreme), torch.full_like(extreme, torch.inf)
     for levels in (6.5, 7.0, 7.5, 8.0, 8.5):
         scale = (extreme / -levels).bfloat16().float()
-        q = (w * torch.where(scale != 0, 1 / scale, 0)).round().clamp(-8, 7)
-        error = (q * scale - w).square().sum(dim=2, keepdim=True)
-        better = error < least
-        least = torch.where(better, error, least)
-        best_q = torch.where(better, q, best_q)
-        best_scale = torch.where(better, scale, best_scale)
-    return best_q.flatten(1).to(torch.int8), best_scale.squeeze(2).bfloat16()
+        miss = _whole(w, scale).mul_(scale).sub_(w)
+        error = torch.linalg.vector_norm(miss, dim=2, keepdim=True)
+        best = torch.where(error < least, scale, best)
+        least = torch.minimum(error, least)
+    return _whole(w, best).flatten(1).to(torch.int8), best.squeeze(2).bfloat16()
+
+
+def _whole(w: Tensor, scale: Tensor) -> Tensor:
+    return (w * torch.where(scale != 0, 1 / scale, 0)).round_().clamp_(-8, 7)
 
 
 def pack(form: str, q_NK: Tensor, scale: Tensor) -> Packed:
     """Whole numbers and their scales in the order in which the compiled pass reads them."""
     N, K = q_NK.shape
+    q_NK = _padded(q_NK, 0 if form == "int4" else -K % 4, -N % _LANES)
     if form == "int4":
-        q = (F.pad(q_NK, (0, 0, 0, -N % _LANES)) + 8).to(torch.uint8)
-        q = q.unflatten(0, (-1, _LANES)).unflatten(2, (-1, 2, 4))
+        q = (q_NK + 8).view(torch.uint8).unflatten(0, (-1, _LANES)).unflatten(2, (-1, 2, 4))
         weight = own_copy((q[:, :, :, 0] | q[:, :, :, 1] << 4).transpose(1, 2))
-        groups = F.pad(scale, (0, 0, 0, -N % _LANES)).unflatten(0, (-1, _LANES))
+        groups = _padded(scale, 0, -N % _LANES).unflatten(0, (-1, _LANES))
         return Packed(form, N, K, weight, own_copy(groups.transpose(1, 2)))
-    q = F.pad(q_NK, (0, -K % 4, 0, -N % _LANES)).view(torch.uint8) ^ 128
-    q = q.unflatten(0, (-1, _LANES)).unflatten(2, (-1, 4))
-    weight = own_copy(q.transpose(1, 2))
-    return Packed(form, N, K + -K % 4, weight, F.pad(scale, (0, -N % _LANES)))
+    q = q_NK.view(torch.uint8).unflatten(0, (-1, _LANES)).unflatten(2, (-1, 4))
+    weight = own_copy(q.transpose(1, 2)).bitwise_xor_(128)
+    return Packed(form, N, q_NK.shape[1], weight, F.pad(scale, (0, -N % _LANES)))
+
+
+def _padded(t: Tensor, columns: int, rows: int) -> Tensor:
+    return F.pad(t, (0, columns, 0, rows)) if rows or columns else t
 
 
 def unpack(p: Packed) -> tuple[Tensor, Tensor]:
@@ -88,7 +93,7 @@ def unpack(p: Packed) -> tuple[Tensor, Tensor]:
 def rounded(form: str, weight_NK: Tensor) -> tuple[Tensor, Tensor]:
     """A weight's whole numbers and scales in a format, a few rows at a time to save memory."""
     one = round4 if form == "int4" else round8
-    parts = [one(rows.detach().float()) for rows in weight_NK.split(_ROWS)]
+    parts = [one(rows.detach().float().contiguous()) for rows in weight_NK.split(_ROWS)]
     q, scale = zip(*parts, strict=True)
     return torch.cat(q), torch.cat(scale)
 
@@ -216,7 +221,9 @@ def restored(form: str, stored_NK: Tensor) -> Tensor:
     """What `stored` was given."""
     if form != "int4":
         return stored_NK
-    return (torch.stack([stored_NK & 15, stored_NK >> 4], dim=2).flatten(1)).to(torch.int8) - 8
+    q_NK = torch.empty(len(stored_NK), 2 * stored_NK.shape[1], dtype=torch.int8)
+    q_NK[:, 0::2], q_NK[:, 1::2] = stored_NK & 15, stored_NK >> 4
+    return q_NK.sub_(8)
 
 
 def model_form(model: GPT2) -> str:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2lab.errors import UserError
+from gpt2lab.model.memory import scratch
 from gpt2lab.storage import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -93,7 +94,7 @@ class SafeTensors(TensorSource):
 
     def __getitem__(self, name: str) -> Tensor:
         place = self._places[name]
-        data = torch.empty(place.size, dtype=torch.uint8)
+        data = scratch(place.size)
         with place.file.open("rb", buffering=0) as file:
             file.seek(place.start)
             view = memoryview(cast(Any, data.numpy()))

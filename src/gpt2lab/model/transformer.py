@@ -77,7 +77,10 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """The token table, which is also the head (tied)."""
+    """A table whose rows are drawn by the model; that of tokens is also the head (tied)."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
 
     def unembed(self, x_BTD: Tensor) -> Tensor:
         """Products with every row: logits [B, T, rows]."""
@@ -98,7 +101,7 @@ class GPT2(nn.Module):
         self.config = config
         self.checkpoint_blocks = False
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)

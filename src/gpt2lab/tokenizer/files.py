@@ -105,9 +105,10 @@ def _token(path: Path, text: str) -> bytes:
 
 
 def _pair(path: Path, where: str, parts: list[str]) -> tuple[bytes, bytes]:
-    if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise UserError(f"{path}, {where}: a merge is two tokens with one space between")
-    return _token(path, parts[0]), _token(path, parts[1])
+    match parts:
+        case [str(left), str(right)]:
+            return _token(path, left), _token(path, right)
+    raise UserError(f"{path}, {where}: a merge is two tokens with one space between")
 
 
 def _read_pair(vocab: Path, merges: Path) -> Vocabulary:

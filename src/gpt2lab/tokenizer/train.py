@@ -10,7 +10,6 @@ from gpt2lab.errors import UserError
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.vocabulary import (
     BYTE_TO_CHAR,
-    CHAR_TO_BYTE,
     END_OF_TEXT,
     Vocabulary,
     from_visible,
@@ -35,7 +34,7 @@ def train(texts: Iterable[str], vocab_size: int, *, exact: bool = True) -> Token
         texts,
         trainers.BpeTrainer(
             vocab_size=256 + wanted,
-            initial_alphabet=list(CHAR_TO_BYTE),
+            initial_alphabet=list(BYTE_TO_CHAR.values()),
             special_tokens=[],
             show_progress=False,
         ),

@@ -20,17 +20,22 @@ def _bytes_to_unicode() -> dict[int, str]:
 
 
 BYTE_TO_CHAR = _bytes_to_unicode()
-CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+_CODES = {ord(char): byte for byte, char in BYTE_TO_CHAR.items()}
+_FOREIGN = 0xFFFF  # which latin-1 cannot hold
+_FROM_VISIBLE = dict.fromkeys(range(256), _FOREIGN) | _CODES
 
 
 def to_visible(token: bytes) -> str:
     """A token as vocabulary files write it: b' the' is 'Ġthe'."""
-    return "".join(BYTE_TO_CHAR[byte] for byte in token)
+    return token.decode("latin-1").translate(BYTE_TO_CHAR)
 
 
 def from_visible(text: str) -> bytes:
     """The bytes of a token as vocabulary files write it; KeyError for a foreign character."""
-    return bytes(CHAR_TO_BYTE[char] for char in text)
+    try:
+        return text.translate(_FROM_VISIBLE).encode("latin-1")
+    except UnicodeEncodeError:
+        raise KeyError(next(c for c in text if ord(c) not in _CODES)) from None
 
 
 @dataclass(frozen=True)
