@@ -24,7 +24,8 @@ from gpt2lab.tokenizer.bpe import Tokenizer
 
 # Sequences at once: keys and values of 1,024 tokens take 75 MB each at 124M.
 SLOTS = 16
-# Prompt tokens read in one step: enough to keep a processor busy, few enough not to hold up others.
+# Prompt tokens read in one step beside others: enough to keep a processor busy, few enough not to
+# hold them up.
 CHUNK = 256
 # Tokens guessed at once, by a draft model or where a text repeats itself.
 GUESSES = 4
@@ -106,7 +107,7 @@ class Engine:
         self._leave()
         self._enter()
         plan: list[tuple[Running, Chunk]] = []
-        room = CHUNK
+        room = CHUNK if len(self._running) > 1 else self.config.n_positions
         for slot, running in self._running.items():
             chunk = self._chunk(slot, running, room)
             if running.pending > 1:

@@ -76,7 +76,14 @@ void attend(const Head& head, int position, const float* const* q, float* const*
 }
 
 // Queries of one sequence that share their keys' reading.
-constexpr int QUERIES = 4;
+constexpr int QUERIES = 6;
+
+template <int R>
+void attend(int queries, const Head& head, int position, const float* const* q, float* const* y,
+            float* scratch) {
+    if (queries == R) return attend<R>(head, position, q, y, scratch);
+    if constexpr (R > 1) attend<R - 1>(queries, head, position, q, y, scratch);
+}
 
 void attend(const Model& m, const Cache& cache, const Pass& p, int layer, Rows& qkv, Rows& out,
             float* scratch) {
@@ -95,12 +102,7 @@ void attend(const Model& m, const Cache& cache, const Pass& p, int layer, Rows& 
                 y[r] = out[n + r] + h * K;
             }
             Head head(cache, m, layer, p.slot[n], h);
-            switch (queries) {
-                case 1: attend<1>(head, p.position[n], q, y, scratch); break;
-                case 2: attend<2>(head, p.position[n], q, y, scratch); break;
-                case 3: attend<3>(head, p.position[n], q, y, scratch); break;
-                default: attend<4>(head, p.position[n], q, y, scratch);
-            }
+            attend<QUERIES>(queries, head, p.position[n], q, y, scratch);
         }
         n += queries;
     }
