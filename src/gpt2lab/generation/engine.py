@@ -27,8 +27,10 @@ SLOTS = 16
 # Prompt tokens read in one step beside others: enough to keep a processor busy, few enough not to
 # hold them up.
 CHUNK = 256
-# Tokens guessed at once, by a draft model or where a text repeats itself.
-GUESSES = 4
+# The most tokens guessed at once, by a draft model or where a text repeats itself, and how many a
+# draft model begins with. With one known token they fill the rows that the compiled pass sums at
+# once, or that twice.
+GUESSES, FEW_GUESSES = 11, 5
 
 
 class Running:
@@ -43,6 +45,8 @@ class Running:
         self.cached = 0
         """How many from there have their keys and values in the cache."""
         self.lookup = Lookup()
+        self.ahead = FEW_GUESSES
+        """How far a draft model goes: one further than it was right, or twice as far if it was."""
         self.guesses: Guesses | None = None
         """Of the draft model, in the pass at hand."""
 
@@ -185,9 +189,8 @@ class Engine:
             most = min(GUESSES, context - start - 1, text.request.max_tokens - len(text.ids) - 1)
             if self._drafter:
                 window, rules = running.tokens[running.first :], self._rules.rows([slot])
-                at = len(text.ids)
-                running.guesses = self._drafter.guess(window, most, rules, text.seed, at)
-                guesses = running.guesses.ids
+                most, at = min(most, running.ahead), len(text.ids)
+                guesses, running.guesses = self._drafter.guess(window, most, rules, text.seed, at)
             elif self._speculate:
                 guesses = running.lookup.guess(running.tokens, most)
         return Chunk(slot, start, [running.tokens[-1], *guesses], 1 + len(guesses))
@@ -235,13 +238,16 @@ class Engine:
         """
         guesses = chunk.ids[len(chunk.ids) - chunk.outputs + 1 :] if chunk.outputs else ()
         running.cached = chunk.start + len(chunk.ids) - len(guesses)
-        piece, text = "", running.text
+        piece, text, right = "", running.text, 0
         for j, i in enumerate(ids):
             piece += text.accept(i, None if text.logprobs is None else logits_OV[first + j])
             running.tokens.append(i)
             if text.reason or j == len(guesses) or guesses[j] != i:
                 break
-            running.cached += 1
+            right += 1
+        running.cached += right
+        if guesses:
+            running.ahead = right + 1 if right < len(guesses) else min(2 * right, GUESSES)
         return piece
 
 

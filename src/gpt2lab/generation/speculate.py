@@ -28,10 +28,7 @@ class Guesses:
 
 
 def probabilities(logits_BV: Tensor, rules: Rules) -> Tensor:
-    """What a row's token is drawn from, summing to one; temperature 0 is all on the likeliest."""
-    if (rules.temperature == 0).all():
-        best_B = likeliest(logits_BV)
-        return torch.nn.functional.one_hot(best_B, logits_BV.shape[1]).float()
+    """What a row's token is drawn from at a temperature above 0, summing to one."""
     weights_BV = truncate(logits_BV, rules)
     return weights_BV / weights_BV.sum(dim=1, keepdim=True)
 
@@ -52,30 +49,36 @@ class Drafter:
 
     def guess(
         self, window: list[int], count: int, rules: Rules, seed: int, position: int
-    ) -> Guesses:
-        """Continue a text by `count` tokens.
+    ) -> tuple[list[int], Guesses | None]:
+        """Continue a text by `count` tokens; at temperature 0 there is nothing to say of chances.
 
         window: its tokens from the model's position 0 on. position: of the first guess among the
         tokens drawn, which its random number belongs to.
         """
-        same = 0
-        while same < min(len(window) - 1, len(self._cached)) and (
-            self._cached[same] == window[same]
-        ):
-            same += 1
-        start, new, found = same, window[same:], Guesses([], torch.empty(0, self._vocabulary))
-        probs = []
+        greedy = bool(rules.temperature == 0)
+        start = _shared(self._cached, window[:-1])
+        ids: list[int] = []
+        probs: list[Tensor] = []
         for step in range(count):
+            new = ids[-1:] or window[start:]
             logits_1V = self._backend.forward([Chunk(0, start, new, 1)])[:, : self._vocabulary]
-            probs_1V = probabilities(logits_1V, rules)
+            start += len(new)
+            if greedy:
+                ids += likeliest(logits_1V).tolist()
+                continue
+            probs.append(probabilities(logits_1V, rules))
             point = uniform(np.array([seed], np.uint64), np.array([position + step]), GUESS)
-            start, new = start + len(new), draw(probs_1V, torch.from_numpy(point)).tolist()
-            found.ids += new
-            probs.append(probs_1V)
-        self._cached = window + found.ids[:-1]
-        if probs:
-            found.probs = torch.cat(probs)
-        return found
+            ids += draw(probs[-1], torch.from_numpy(point)).tolist()
+        self._cached = window + ids[:-1]
+        return ids, Guesses(ids, torch.cat(probs)) if probs else None
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    count = min(len(one), len(other))
+    if one[:count] != other[:count]:
+        count = next(n for n in range(count) if one[n] != other[n])
+    return count
 
 
 def accept(

@@ -68,8 +68,8 @@ constexpr int ROWS = 6, PANELS = WIDE ? 4 : 1, COLUMNS = WIDE ? 4 : 1;
 
 template <int R, class T>
 void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile) {
-    // One row reads its weights as one stream, several share what is read.
-    constexpr int C = R == 1 ? 1 : COLUMNS;
+    // One row reads its weights as one stream; several share what is read, and add up more at once.
+    constexpr int C = R == 1 ? 1 : COLUMNS * (R > 3 ? 1 : 2);
     const int whole = w.k / W * W;
     for (int c0 = 0; c0 < count; c0 += C) {
         const T* weight[C];
@@ -79,7 +79,10 @@ void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile
         vf acc[(R * C + W - 1) / W * W] = {};
         for (int k = 0; k < whole; k += W) {
             vf column[C];
-            for (int c = 0; c < C; c++) column[c] = widen(weight[c] + k);
+            for (int c = 0; c < C; c++) {
+                column[c] = widen(weight[c] + k);
+                if (R > 1) __builtin_prefetch(weight[c] + size_t(C) * w.k + k);
+            }
             for (int r = 0; r < R; r++) {
                 vf a = load(x[row + r] + k);
                 for (int c = 0; c < C; c++) acc[r * C + c] += a * column[c];
@@ -87,7 +90,7 @@ void float_tile(const Linear& w, int n0, int count, Rows& x, int row, Tile* tile
         }
         for (int i = 0; i < R * C; i += W) {
             float total[W];
-            if (R == 1) total[0] = sum(acc[0]);
+            if (R * C == 1) total[0] = sum(acc[0]);
             else store(total, sums(acc + i));
             for (int j = 0; j < W && i + j < R * C; j++)
                 tile[(i + j) / C][c0 + (i + j) % C] = total[j];
