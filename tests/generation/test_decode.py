@@ -144,7 +144,7 @@ def forced(model, tokenizer, text, *, stop=(), count=None):
     """Generate exactly `text`, from a backend that wants one token after the other."""
 
     class Script:
-        config, slots = model.config, 1
+        config, slots, device = model.config, 1, torch.device("cpu")
 
         def __init__(self):
             self.ids = iter(tokenizer.encode(text))

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import GPT2LMHeadModel
 import gpt2lab
 from gpt2lab import UserError
 from gpt2lab.generation import Engine, Request, Sampling, backend, beam_search, engine, generate
-from gpt2lab.generation.backend import TorchBackend
+from gpt2lab.generation.backend import Chunk, TorchBackend
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.tokenizer import Tokenizer
 
@@ -75,6 +76,7 @@ PATHS = {
     "guesses of a draft model": {"slots": 1, "draft": "reference-1M"},
     "PyTorch, together": {"slots": 16, "torch": True},
     "PyTorch, one by one": {"slots": 1, "torch": True},
+    "PyTorch, recorded steps": {"slots": 16, "torch": True, "recorded": True},
     "short chunks": {"slots": 3, "chunk": 5},
 }
 
@@ -83,13 +85,26 @@ PATHS = {
 def test_greedy_equals_transformers_on_every_path(path, reference, prompts, expected, monkeypatch):
     settings = dict(PATHS[path])
     if settings.pop("torch", False):
-        monkeypatch.setattr(engine, "backend", TorchBackend)
+        recorded = settings.pop("recorded", False)
+        monkeypatch.setattr(engine, "backend", partial(TorchBackend, recorded=recorded))
     monkeypatch.setattr(engine, "CHUNK", settings.pop("chunk", engine.CHUNK))
     if "draft" in settings:
         settings["draft"] = gpt2lab.load(str(MODELS / settings["draft"])).model
     made = Engine(reference.model, reference.tokenizer, **settings)
     results = run(made, map(greedy, prompts))
     assert [r.ids for r in results] == expected
+
+
+def test_recorded_steps_leave_other_rows_alone(reference):
+    ids = reference.tokenizer.encode(PROSE)[:40]
+    plain, steps = (TorchBackend(reference.model, 4, recorded=r) for r in (False, True))
+    length = [10, 11, 12, 13]
+    for one in (plain, steps):
+        one.forward([Chunk(slot, 0, ids[:n], 1) for slot, n in enumerate(length)])
+    for slots in ([0, 2], [3], [0, 1, 2, 3], [1]):
+        chunks = [Chunk(s, length[s], [ids[length[s]]], 1) for s in slots]
+        assert torch.allclose(plain.forward(chunks), steps.forward(chunks), atol=1e-4)
+        length = [n + (s in slots) for s, n in enumerate(length)]
 
 
 def test_greedy_equals_transformers_with_one_beam(reference, prompts, expected):

@@ -37,6 +37,8 @@ class Command:
     are printed in the same order, one JSON object a line."""
     dtype: Literal["float32", "bfloat16", "int8", "int8-weight", "int4"] | None = None
     """Number format of the weights: the checkpoint's own if not given, float32 for float ones."""
+    device: str | None = None
+    """cpu or cuda; a CUDA card if there is one."""
     draft: str | None = None
     """A smaller model of the same vocabulary that guesses ahead; texts keep their distribution."""
     beams: int | None = None
@@ -72,12 +74,13 @@ def run(argv: Sequence[str]) -> None:
     import gpt2lab
     from gpt2lab.generation.probe import use_fastest_threads
 
-    checkpoint = gpt2lab.load(command.model, command.dtype)
+    device = _device(command.device)
+    checkpoint = gpt2lab.load(command.model, command.dtype, device)
     if checkpoint.tokenizer is None:
         raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     use_fastest_threads(model)
-    draft = gpt2lab.load(command.draft, command.dtype).model if command.draft else None
+    draft = gpt2lab.load(command.draft, command.dtype, device).model if command.draft else None
     if command.batch is not None:
         _run_batch(command, model, tokenizer, draft)
         return
@@ -101,6 +104,16 @@ def run(argv: Sequence[str]) -> None:
         return
     for prompt, result in zip(texts, results, strict=True):
         print(f"{prompt}{result.text}\n{'-' * 20}")
+
+
+def _device(wanted: str | None) -> str:
+    import torch
+
+    if wanted not in (None, "cpu", "cuda"):
+        raise UserError(f"device {wanted!r} is not known; it is cpu or cuda")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA card that this PyTorch can use; leave --device out")
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _run_batch(
@@ -154,7 +167,7 @@ def _request(command: Command, tokenizer: "Tokenizer", prompt: str, number: int)
         stop=command.stop,
         ignore_end=command.ignore_end,
         stride=command.stride,
-        logprobs=0 if command.json else None,
+        logprobs=0 if command.json and command.beams is None else None,
     )
 
 

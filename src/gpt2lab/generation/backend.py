@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from gpt2lab.generation.graphs import Steps
 from gpt2lab.model.cache import KVCache
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.native import Model, NotBuiltError, Slots
@@ -28,6 +29,8 @@ class Backend(Protocol):
 
     config: GPT2Config
     slots: int
+    device: torch.device
+    """Where logits are."""
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """Logits [O, V] of all outputs of the chunks, in order; at most one chunk a slot."""
@@ -48,6 +51,8 @@ def backend(model: GPT2, slots: int) -> Backend:
 
 class NativeBackend:
     """The compiled pass. A sequence's logits do not depend on what else is in a pass."""
+
+    device = torch.device("cpu")
 
     def __init__(self, model: GPT2, slots: int) -> None:
         self._model = Model(model)
@@ -70,31 +75,44 @@ class NativeBackend:
 
 
 class TorchBackend:
-    """PyTorch's operators, on any device."""
+    """PyTorch's operators, on any device. On CUDA single tokens go through recorded graphs.
 
-    def __init__(self, model: GPT2, slots: int) -> None:
+    recorded: whether they go that way, which on other devices gains nothing.
+    """
+
+    def __init__(self, model: GPT2, slots: int, *, recorded: bool | None = None) -> None:
         weight = model.wpe.weight
-        self._model, self._device = model, weight.device
-        self._cache = KVCache.empty(model.config, slots, dtype=weight.dtype, device=weight.device)
+        self._model, self.device = model, weight.device
+        context = model.config.n_positions + 1  # the last one is for rows that are not in a pass
+        self._cache = KVCache.empty(
+            model.config, slots, capacity=context, dtype=weight.dtype, device=self.device
+        )
+        recorded = self.device.type == "cuda" if recorded is None else recorded
+        self._steps = Steps(model, self._cache) if recorded else None
         self.config, self.slots = model.config, slots
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         logits: dict[int, Tensor] = {}
-        for batch in _batches(chunks):
+        single = [c for c in chunks if len(c.ids) == 1 and c.outputs] if self._steps else []
+        for batch in _batches([c for c in chunks if c not in single]):
             logits |= self._batch(batch)
+        if single and self._steps:
+            slots, starts = [c.slot for c in single], [c.start for c in single]
+            rows = self._steps(slots, [c.ids[0] for c in single], starts)
+            logits |= dict(zip(slots, rows.split(1), strict=True))
         wanted = [logits[c.slot] for c in chunks if c.outputs]
         return torch.cat(wanted) if wanted else torch.empty(0, self.config.vocab_size)
 
     def _batch(self, chunks: list[Chunk]) -> dict[int, Tensor]:
         """Logits of each chunk by its slot; the slots are neighbours, the chunks equally long."""
         first, T = chunks[0].slot, len(chunks[0].ids)
-        starts_B = torch.tensor([c.start for c in chunks], device=self._device)
+        starts_B = torch.tensor([c.start for c in chunks], device=self.device)
         cache = self._cache.view(first, first + len(chunks), starts_B)
-        ids_BT = torch.tensor([list(c.ids) for c in chunks], device=self._device)
+        ids_BT = torch.tensor([list(c.ids) for c in chunks], device=self.device)
         x_BTD = self._model.hidden(ids_BT, cache=cache)
         rows = torch.cat([x_BTD[b, T - c.outputs :] for b, c in enumerate(chunks)])
-        parts = self._model.logits(rows).float().cpu().split([c.outputs for c in chunks])
+        parts = self._model.logits(rows).float().split([c.outputs for c in chunks])
         return {c.slot: part for c, part in zip(chunks, parts, strict=True)}
 
     def copy(self, source: int, target: int, tokens: int) -> None:

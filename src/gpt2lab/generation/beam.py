@@ -25,15 +25,16 @@ def beam_search(
     text = Text(request, model.config, tokenizer)
     if not 1 <= beams <= tokenizer.size:
         raise UserError(f"beams is {beams}; it must be from 1 to {tokenizer.size}")
+    if request.logprobs is not None:
+        raise UserError("beam search gives no log-probabilities; leave logprobs out")
     if len(text.prompt) + request.max_tokens > model.config.n_positions:
         raise UserError(
             f"beam search needs prompt and output ({len(text.prompt)} + {request.max_tokens} "
             f"tokens) within the context of {model.config.n_positions}; ask for fewer tokens"
         )
     best = _search(model, tokenizer, text, beams, length_penalty)
-    logits_V = torch.empty(0)
     for i in best:
-        text.accept(i, logits_V)
+        text.accept(i, None)
         if text.reason:
             break
     return text.result()
@@ -45,7 +46,7 @@ def _search(
     # Two slots for each open end: the one it is in, and one to move to when others take its place.
     slots = backend(model, 2 * beams)
     request, end = text.request, tokenizer.end_of_text
-    logits_BV = slots.forward([Chunk(0, 0, text.prompt, 1)])
+    logits_BV = slots.forward([Chunk(0, 0, text.prompt, 1)]).cpu()
     running: list[tuple[float, list[int], int]] = [(0.0, [], 0)]  # score, ids, slot
     ended: list[tuple[float, list[int]]] = []
 
@@ -75,7 +76,8 @@ def _search(
         if hopeless or step == request.max_tokens:
             break
         position = len(text.prompt) + step - 1
-        logits_BV = slots.forward([Chunk(slot, position, ids[-1:], 1) for _, ids, slot in running])
+        chunks = [Chunk(slot, position, ids[-1:], 1) for _, ids, slot in running]
+        logits_BV = slots.forward(chunks).cpu()
     ended += [(final(score, len(ids)), ids) for score, ids, _ in running]
     return max(ended, key=lambda e: e[0], default=(-math.inf, []))[1]
 

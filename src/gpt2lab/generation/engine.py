@@ -85,10 +85,10 @@ class Engine:
         self._free = deque(range(slots))
         self._resident: list[list[int]] = [[] for _ in range(slots)]
         self._samplings = [Sampling()] * slots
-        self._rules = Rules.of(self._samplings)
+        self._rules = Rules.of(self._samplings, self._backend.device)
         self._seed_S = np.zeros(slots, dtype=np.uint64)
         self._simple = False
-        self._penalties = Penalties(slots, tokenizer.size)
+        self._penalties = Penalties(slots, tokenizer.size, self._backend.device)
 
     @property
     def busy(self) -> bool:
@@ -146,7 +146,7 @@ class Engine:
             request = running.text.request
             self._penalties.put(slot, request.sampling, running.text.prompt, [])
             self._samplings[slot] = request.sampling
-            self._rules = Rules.of(self._samplings)
+            self._rules = Rules.of(self._samplings, self._backend.device)
             self._seed_S[slot] = running.text.seed
         samplings = [r.text.request.sampling for r in self._running.values()]
         self._simple = all(s.temperature == 0 and s.plain for s in samplings)
@@ -221,9 +221,10 @@ class Engine:
         if self._simple:  # PyTorch's calls, out of a processor's cache, take a tenth of a token
             return likeliest(logits_OV).tolist()
         of = [(r, c, j) for r, c in plan for j in range(c.outputs)]
-        slot_O = torch.tensor([c.slot for _, c, _ in of], dtype=torch.long)
+        slots = np.array([c.slot for _, c, _ in of], dtype=np.int64)
         position_O = np.array([len(r.text.ids) + j for r, _, j in of], dtype=np.int64)
-        points = torch.from_numpy(uniform(self._seed_S[slot_O.numpy()], position_O))
+        points = torch.from_numpy(uniform(self._seed_S[slots], position_O)).to(logits_OV.device)
+        slot_O = torch.from_numpy(slots).to(logits_OV.device)
         logits_OV = self._penalties.apply(logits_OV, slot_O)
         id_O = choose(logits_OV, self._rules.rows(slot_O), points)
         self._penalties.note(slot_O, id_O)

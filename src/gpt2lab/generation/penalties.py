@@ -15,15 +15,15 @@ class Penalties:
     sequences; they are made when the first sequence comes that needs them.
     """
 
-    def __init__(self, slots: int, vocabulary: int) -> None:
+    def __init__(self, slots: int, vocabulary: int, device: torch.device | None = None) -> None:
         self._shape = (slots, vocabulary)
-        self._on_S = torch.zeros(slots, dtype=torch.bool)
-        self._repetition_S = torch.ones(slots)
-        self._presence_S = torch.zeros(slots)
-        self._frequency_S = torch.zeros(slots)
-        self._seen_SV = torch.zeros(0, vocabulary, dtype=torch.bool)
-        self._count_SV = torch.zeros(0, vocabulary, dtype=torch.int32)
-        self._bias_SV = torch.zeros(0, vocabulary)
+        self._on_S = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._repetition_S = torch.ones(slots, device=device)
+        self._presence_S = torch.zeros(slots, device=device)
+        self._frequency_S = torch.zeros(slots, device=device)
+        self._seen_SV = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
+        self._count_SV = torch.zeros(0, vocabulary, dtype=torch.int32, device=device)
+        self._bias_SV = torch.zeros(0, vocabulary, device=device)
 
     def put(self, slot: int, rules: Sampling, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Begin a sequence in a slot."""
@@ -31,9 +31,9 @@ class Penalties:
         if rules.plain:
             return
         if not len(self._seen_SV):
-            self._seen_SV = torch.zeros(self._shape, dtype=torch.bool)
-            self._count_SV = torch.zeros(self._shape, dtype=torch.int32)
-            self._bias_SV = torch.zeros(self._shape)
+            self._seen_SV = self._seen_SV.new_zeros(self._shape)
+            self._count_SV = self._count_SV.new_zeros(self._shape)
+            self._bias_SV = self._bias_SV.new_zeros(self._shape)
         self._repetition_S[slot] = rules.repetition_penalty
         self._presence_S[slot] = rules.presence_penalty
         self._frequency_S[slot] = rules.frequency_penalty

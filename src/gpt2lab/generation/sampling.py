@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -80,15 +80,16 @@ class Rules:
     min_p: Tensor
 
     @classmethod
-    def of(cls, samplings: Sequence[Sampling]) -> Self:
-        """Rules of several rows."""
-        return cls(
-            torch.tensor([s.temperature for s in samplings], dtype=torch.float32),
-            torch.tensor([s.top_k for s in samplings]),
-            torch.tensor([s.top_p for s in samplings], dtype=torch.float64),
-            torch.tensor([s.top_p_form == "openai" for s in samplings]),
-            torch.tensor([s.min_p for s in samplings], dtype=torch.float32),
+    def of(cls, samplings: Sequence[Sampling], device: torch.device | None = None) -> Self:
+        """Rules of several rows, on the device where their logits are."""
+        columns: tuple[tuple[list[Any], torch.dtype], ...] = (
+            ([s.temperature for s in samplings], torch.float32),
+            ([s.top_k for s in samplings], torch.long),
+            ([s.top_p for s in samplings], torch.float64),
+            ([s.top_p_form == "openai" for s in samplings], torch.bool),
+            ([s.min_p for s in samplings], torch.float32),
         )
+        return cls(*(torch.tensor(c, dtype=dtype, device=device) for c, dtype in columns))
 
     def rows(self, index: Tensor | list[int]) -> Self:
         """The rules of some of the rows."""

@@ -68,7 +68,7 @@ class Drafter:
                 continue
             probs.append(probabilities(logits_1V, rules))
             point = uniform(np.array([seed], np.uint64), np.array([position + step]), GUESS)
-            ids += draw(probs[-1], torch.from_numpy(point)).tolist()
+            ids += draw(probs[-1], torch.from_numpy(point).to(logits_1V.device)).tolist()
         self._cached = window + ids[:-1]
         return ids, Guesses(ids, torch.cat(probs)) if probs else None
 
@@ -92,7 +92,7 @@ def accept(
     seeds = np.full(count + 1, seed, np.uint64)
     positions = np.arange(position, position + count + 1)
     chance = uniform(seeds, positions, ACCEPT)
-    points = torch.from_numpy(uniform(seeds, positions))
+    points = torch.from_numpy(uniform(seeds, positions)).to(logits_NV.device)
     each = rules.rows(torch.zeros(count + 1, dtype=torch.long))
     p_NV = probabilities(logits_NV, each)
     taken: list[int] = []

@@ -91,3 +91,37 @@ class KVCache:
         """Rows first..last as a cache on the same memory that holds so many tokens of each."""
         rows = slice(first, last)
         return type(self)(self.keys_LBHSK[:, rows], self.values_LBHSK[:, rows], length_B)
+
+
+class StepCache(KVCache):
+    """The cache of one next token a row, in shapes that do not depend on how many came before.
+
+    So a CUDA graph of the pass can be played again: what changes lies in `position_B`. Keys and
+    values from `seen` on are not read; a row that is to be left alone has the last position of the
+    cache's memory, which must be beyond the model's.
+    """
+
+    def __init__(self, keys_LBHSK: Tensor, values_LBHSK: Tensor, seen: int) -> None:
+        rows, device = keys_LBHSK.shape[1], keys_LBHSK.device
+        self.position_B = torch.full((rows,), keys_LBHSK.shape[3] - 1, device=device)
+        super().__init__(keys_LBHSK, values_LBHSK, torch.zeros_like(self.position_B))
+        self.length = seen - 1
+        self._row_B = torch.arange(rows, device=device)
+        self._key_S = torch.arange(seen, device=device)
+
+    def place(self, T: int) -> tuple[Tensor, Tensor | None]:
+        """Positions [B, 1] and the mask [B, 1, 1, S]."""
+        assert T == 1
+        position_B1 = self.position_B[:, None]
+        seen_BS = self._key_S <= position_B1
+        return position_B1.clamp(max=self.capacity - 2), seen_BS[:, None, None]
+
+    def append(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values; return those that may be seen."""
+        keys, values = self.keys_LBHSK[layer], self.values_LBHSK[layer]
+        keys[self._row_B, :, self.position_B] = k_BHTK[:, :, 0]
+        values[self._row_B, :, self.position_B] = v_BHTK[:, :, 0]
+        return keys[:, :, : len(self._key_S)], values[:, :, : len(self._key_S)]
+
+    def advance(self, T: int) -> None:
+        """Leave the positions to whoever plays the pass again."""

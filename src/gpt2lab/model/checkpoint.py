@@ -242,7 +242,11 @@ def _is_buffer(name: str) -> bool:
 
 
 def build(
-    config: GPT2Config, source: TensorSource, form: str = "float32", held: str | None = None
+    config: GPT2Config,
+    source: TensorSource,
+    form: str = "float32",
+    held: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> GPT2:
     """A model of shape `config` with the weights of `source`, every tensor checked first.
 
@@ -257,13 +261,15 @@ def build(
     rounding = form not in FLOATS
     for name in names:
         if not (rounding and is_matrix(name)):
-            _set(model, name, _float(config, source, name).to(FLOATS.get(form, torch.float32)))
+            dtype = FLOATS.get(form, torch.float32)
+            _set(model, name, _float(config, source, name).to(device, dtype))
     for name in filter(is_matrix, names if rounding else ()):
         of = form_of(name, form)
         if held:
-            replace(model, name, of, *_rounded(source, name, of))
+            whole, scale = _rounded(source, name, of)
+            replace(model, name, of, whole.to(device), scale.to(device))
         else:
-            weight_NK = _float(config, source, name)
+            weight_NK = _float(config, source, name).to(device)
             replace(model, name, of, *rounded(of, weight_NK[: rows if name == TABLE else None]))
     return model.requires_grad_(True).eval()
 
@@ -324,7 +330,7 @@ def _check_tensors(config: GPT2Config, source: TensorSource, held: str | None) -
         )
 
 
-def read_folder(folder: Path, dtype: str | None = None) -> GPT2:
+def read_folder(folder: Path, dtype: str | None = None, device: torch.device | str = "cpu") -> GPT2:
     """The model of a Hugging Face folder with safetensors, whole or sharded, in a number format.
 
     dtype: one of `quantize.FORMATS`; without it the format of a folder of rounded weights, else
@@ -346,14 +352,16 @@ def read_folder(folder: Path, dtype: str | None = None) -> GPT2:
         raise UserError(
             f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
         )
-    return build(config, SafeTensors(files[0], files), form, held)
+    return build(config, SafeTensors(files[0], files), form, held, device)
 
 
-def load(source: str | Path, dtype: str | None = None) -> Checkpoint:
+def load(
+    source: str | Path, dtype: str | None = None, device: torch.device | str = "cpu"
+) -> Checkpoint:
     """Load a checkpoint folder, a published size by name, or `hf:owner/name`.
 
     dtype: `float32` (the default for folders of floats), `bfloat16`, `int8`, `int8-weight` or
-    `int4`; see `gpt2lab.model.quantize`.
+    `int4`; see `gpt2lab.model.quantize`. device: where the weights go.
 
     Raises UserError with what to put where, if the source cannot be read.
     """
@@ -364,7 +372,7 @@ def load(source: str | Path, dtype: str | None = None) -> Checkpoint:
         raise UserError(f"{source} is a file; to bring it in, run: gpt2lab import {source} OUT")
     if (folder / "model" / "config.json").exists() and not (folder / "config.json").exists():
         folder = folder / "model"  # a run folder: its finished model
-    model = read_folder(folder, dtype)
+    model = read_folder(folder, dtype, device)
     give_back()
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
     tokenizer = Tokenizer.load(folder) if has_tokenizer else None
