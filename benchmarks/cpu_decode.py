@@ -3,7 +3,8 @@ by precision: one sequence, 8, 32, and reading a prompt of 512 tokens.
 
 Random weights, greedy, two threads; every contender reads the same weights in its own file format.
 A figure is a rate of decoding 64 tokens after a prompt of 16, sampling and text included.
-Needs `pip install llama-cpp-python ctranslate2 gguf transformers` and a GPT-2 vocabulary.
+Needs `pip install llama-cpp-python ctranslate2 gguf transformers matplotlib` and a GPT-2
+vocabulary.
 """
 
 import importlib
@@ -18,6 +19,7 @@ import peers
 
 THREADS, PROMPT, NEW = 2, 16, 64
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tokenizer" / "gpt2"
+IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "cpu-decode.png"
 CONTENDERS = (
     "gpt2lab float32", "transformers float32", "ctranslate2 float32", "llama.cpp f32",
     "gpt2lab bfloat16", "llama.cpp f16",
@@ -200,6 +202,28 @@ def work(folder, name):
     print(json.dumps(figures))
 
 
+def read_rate():
+    """GB/s of reading a large array in huge pages, as weights lie here: the best of five."""
+    import torch
+
+    from gpt2lab.model.memory import own_copy
+
+    torch.set_num_threads(THREADS)
+    x = own_copy(torch.ones(2**26))
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        x.sum()
+        seconds.append(time.perf_counter() - began)
+    return round(4 * x.numel() / min(seconds) / 1e9, 1)
+
+
+def weight_bytes(folder, form):
+    """What one token reads: the weights in their format, without the positions."""
+    own = folder if form == "float32" else Path(f"{folder}.gpt2lab.{form}")
+    return (own / "model.safetensors").stat().st_size - 4 * 1024 * 768
+
+
 def files(folder, vocabulary):
     """The same weights for all: a checkpoint folder, and beside it the peers' own forms."""
     import torch
@@ -266,6 +290,34 @@ def gguf_file(model, folder, dtype, form):
     w.close()
 
 
+PANELS = {
+    "batch_1": "one text", "batch_8": "eight texts", "batch_32": "thirty-two texts",
+    "prefill_512_ms": "reading 512 tokens",
+}  # fmt: skip
+
+
+def plot(medians, path):
+    """Tokens a second of every contender; ours in colour."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    names = list(reversed(medians))
+    for number, (key, title) in enumerate(PANELS.items()):
+        axes = figure.add_subplot(1, len(PANELS), number + 1)
+        found = [medians[name][key] for name in names]
+        values = [512_000 / v for v in found] if key.endswith("_ms") else found
+        colors = ["#1f6feb" if name.startswith("gpt2lab") else "#b8bec6" for name in names]
+        bars = axes.barh(names, values, color=colors)
+        axes.bar_label(bars, [f"{v:,.0f}" for v in values], padding=2, fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlim(0, 1.25 * max(values))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, labelleft=number == 0)
+        axes.set_xticks([])
+    figure.suptitle("Tokens per second, 124M on two CPU cores (more is better)", fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
 def main():
     p = peers.parser(__doc__)
     p.add_argument("--work", type=Path, required=True, help="a folder for models, kept")
@@ -282,13 +334,19 @@ def main():
     reads = []
     for number in range(args.rounds):
         for name in args.only:
-            reads.append(peers.machine()["read_gb_per_s"])
+            reads.append(read_rate())
             runs[name].append(peers.worker(__file__, str(folder), name))
+            kind, _, form = name.partition(" ")
+            if kind == "gpt2lab":
+                read = weight_bytes(folder, form) * runs[name][-1]["batch_1"] / 1e9
+                runs[name][-1]["share_of_read_rate"] = round(read / reads[-1], 3)
             print(f"round {number + 1} {name}: {runs[name][-1]}", file=sys.stderr)
     medians = {
         name: {k: statistics.median(f[k] for f in found) for k in found[0]}
         for name, found in runs.items()
     }
+    if len(medians) == len(CONTENDERS):
+        plot(medians, IMAGE)
     machine = peers.machine() | {"read_gb_per_s_before_each_run": reads}
     peers.save(
         "cpu_decode", {"machine": machine, "threads": THREADS, "median": medians, "runs": runs}

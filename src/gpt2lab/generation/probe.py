@@ -26,11 +26,11 @@ def use_fastest_threads(model: GPT2) -> None:
     if model.wpe.weight.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     key = _key(model)
-    kept = _read()
-    if key not in kept:
-        kept[key] = fastest(backend(model, 1))
-        _write(kept)
-    torch.set_num_threads(kept[key])
+    table = _read()
+    if key not in table:
+        table[key] = fastest(backend(model, 1))
+        _write(table)
+    torch.set_num_threads(table[key])
 
 
 def fastest(decoder: Backend) -> int:
@@ -52,10 +52,21 @@ def _pass(decoder: Backend) -> float:
     return time.perf_counter() - began
 
 
+def kept() -> dict[str, int]:
+    """Threads found fastest on this machine, by format and size of the model."""
+    prefix = f"{_machine()} "
+    found = _read().items()
+    return {key.removeprefix(prefix): n for key, n in found if key.startswith(prefix)}
+
+
 def _key(model: GPT2) -> str:
-    machine = processor() + f"{os.cpu_count()} {torch.__version__}".encode()
-    size = model.config.n_params.bit_length()
-    return f"{hashlib.sha256(machine).hexdigest()[:16]} {model_form(model)} 2^{size}"
+    most = 2 ** model.config.n_params.bit_length()
+    return f"{_machine()} {model_form(model)} up to {most:,} parameters"
+
+
+def _machine() -> str:
+    facts = processor() + f"{os.cpu_count()} {torch.__version__}".encode()
+    return hashlib.sha256(facts).hexdigest()[:16]
 
 
 def _path() -> Path:
@@ -72,8 +83,8 @@ def _read() -> dict[str, int]:
     return {}
 
 
-def _write(kept: dict[str, int]) -> None:
+def _write(table: dict[str, int]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written is measured again
         temporary = _path().with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+        temporary.write_text(json.dumps(table, indent=2) + "\n", "utf-8")
         temporary.replace(_path())
