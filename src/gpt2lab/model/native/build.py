@@ -85,10 +85,11 @@ def processor() -> bytes:
 def _compile(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         made, final = Path(work) / "pass.o", Path(work) / "pass.so"
-        # Not linked with an OpenMP library of its own: it shares PyTorch's threads.
+        # GCC's is not linked with an OpenMP library: it shares PyTorch's threads. Clang's cannot.
+        threads = ["-fopenmp"] if "clang" in Path(compiler).name else []
         for command in (
             [compiler, *FLAGS, "-c", str(HERE / "pass.cpp"), "-o", str(made)],
-            [compiler, "-shared", str(made), "-o", str(final)],
+            [compiler, "-shared", *threads, str(made), "-o", str(final)],
         ):
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
         final.replace(path)
