@@ -80,6 +80,8 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise _wrong(where, key, "one of " + ", ".join(map(repr, get_args(hint))), value)
         return value
     if origin in (Union, types.UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
         inner = [a for a in get_args(hint) if a is not type(None)]
         return _convert(inner[0], value, where=where, key=key)
     if origin in (tuple, Mapping):

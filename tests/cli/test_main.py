@@ -178,6 +178,9 @@ def test_generate_a_batch(folder, capsys, tmp_path):
         ),
         ('{"prompt": "a", "top_k": "9"}', "line 2: 'top_k' must be a whole number, not '9'"),
         ('{"prompt": "a", "top_k": -9}', "line 2: top_k is -9; it must be"),
+        ('{"prompt": "a", "top_k": 1' + "0" * 30 + "}", "line 2: top_k is 1000"),
+        ('{"prompt": "a", "logit_bias": {"5": 1e39}}', "line 2: logit_bias of token 5 is 1e[+]39"),
+        ('{"prompt": "\\ud800"}', "line 2: .*surrogate"),
         ('{"prompt": "a", "temperature": NaN}', "line 2: temperature is nan"),
         (
             '{"prompt": "a", "max_tokens": true}',
@@ -203,6 +206,44 @@ def test_generate_a_batch(folder, capsys, tmp_path):
     assert "is empty" in capsys.readouterr().err
     assert main(["generate", folder, "a", "--batch", str(path)]) == 2
     assert "PROMPT and --batch are both given" in capsys.readouterr().err
+
+
+def test_lines_end_where_files_say(folder, capsys, tmp_path):
+    """Not at the other characters that Python takes for line ends; after a byte order mark."""
+    path = tmp_path / "file"
+    options = ["--max-tokens", "2", "--seed", "1", "--ignore-end"]
+    text = '{"prompt": "a\u2028b\u0085", "seed": null}\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert main(["generate", folder, "--batch", str(path), *options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["logprobs"]) == 2
+    path.write_bytes("\ufeffone\x0ctwo\n".encode())
+    assert main(["generate", folder, "--prompts", str(path), *options, "--json"]) == 0
+    assert [r["prompt"] for r in json.loads(capsys.readouterr().out)["results"]] == ["one\x0ctwo"]
+    assert main(["generate", folder, "--batch", str(path), "--n", "2"]) == 2
+    assert "--n goes not with --batch" in capsys.readouterr().err
+
+
+def test_the_prompt_is_shown_whatever_follows(folder, capsys):
+    assert main(["generate", folder, "the cat", "--max-tokens", "0"]) == 0
+    assert capsys.readouterr().out == "the cat\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--top-k", "9" * 20], "top_k is 9999"),
+        (["--temperature", "1e39"], "temperature is 1e[+]39; it must be 0 or from 1e-6 to 1e6"),
+        (["--presence-penalty", "1e300"], "presence_penalty is 1e[+]300"),
+        (["--frequency-penalty", "-1e39"], "frequency_penalty is -1e[+]39"),
+        (["--repetition-penalty", "1e-320"], "repetition_penalty is 1e-320"),
+        (["--logit-bias", "5", "1e39"], "logit_bias of token 5 is"),
+        (["--beams", "8192"], "beams is 8192; it must be from 1 to 64"),
+    ],
+)
+def test_numbers_that_no_logit_can_hold(folder, capsys, option, words):
+    assert main(["generate", folder, "a", *option]) == 2
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_tokenizer(tmp_path, capsys, gpt2):

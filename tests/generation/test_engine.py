@@ -12,7 +12,16 @@ from transformers import GPT2LMHeadModel
 
 import gpt2lab
 from gpt2lab import UserError
-from gpt2lab.generation import Engine, Request, Sampling, backend, beam_search, engine, generate
+from gpt2lab.generation import (
+    Engine,
+    Request,
+    Sampling,
+    backend,
+    beam_search,
+    engine,
+    generate,
+    speculate,
+)  # fmt: skip
 from gpt2lab.generation.backend import Chunk, TorchBackend
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.tokenizer import Tokenizer
@@ -93,6 +102,39 @@ def test_greedy_equals_transformers_on_every_path(path, reference, prompts, expe
     made = Engine(reference.model, reference.tokenizer, **settings)
     results = run(made, map(greedy, prompts))
     assert [r.ids for r in results] == expected
+
+
+def test_old_guesses_end_with_their_window(reference, monkeypatch):
+    """A slide past the context reads a whole window again, after a pass of guesses or not."""
+    small = GPT2(GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=8192))
+    lengths = []
+
+    def watched(logits, guesses, *rest):
+        lengths.append((len(logits), len(guesses.ids)))
+        return speculate.accept(logits, guesses, *rest)
+
+    monkeypatch.setattr(engine, "accept", watched)
+    made = Engine(small, reference.tokenizer, slots=1, draft=small)
+    for seed in range(20):
+        run(made, [Request(tuple(range(1, 11)), max_tokens=30, seed=seed, ignore_end=True)])
+    assert len(lengths) > 20
+    assert all(outputs == guesses + 1 for outputs, guesses in lengths)
+
+
+def test_a_draft_knows_what_it_has_read(reference):
+    """A request for one more token asks for no guesses; the next must not find its prompt read."""
+    prompt = tuple(reference.tokenizer.encode(PROSE)[:100])
+    steps = []
+    for shorter in (False, True):
+        made = Engine(reference.model, reference.tokenizer, slots=1, draft=reference.model)
+        if shorter:
+            run(made, [greedy(prompt, 2)])
+        running, count = made.submit(greedy(prompt, 60)), 0
+        while made.busy:
+            made.step()
+            count += 1
+        steps.append((count, running.text.ids))
+    assert steps[0] == steps[1]
 
 
 def test_recorded_steps_leave_other_rows_alone(reference):
@@ -338,3 +380,25 @@ def test_20000_requests_leave_nothing_behind():
         one.step()
     assert len(one._free) == 16
     assert max(sizes[1:]) - sizes[1] < 10, sizes
+
+
+@pytest.mark.parametrize("count", [-1, 10**9])
+def test_logprobs_out_of_range(reference, count):
+    made = Engine(reference.model, reference.tokenizer)
+    with pytest.raises(UserError, match=f"logprobs is {count}; it must be from 0 to"):
+        made.submit(Request((1,), logprobs=count))
+
+
+def test_a_tokenizer_of_another_model(reference):
+    small = GPT2(GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=100))
+    with pytest.raises(UserError, match="the tokenizer has 8192 ids, the model only 100"):
+        generate(small, reference.tokenizer, [Request((1,))])
+
+
+def test_what_a_cancelled_text_was(reference, prompts):
+    made = Engine(reference.model, reference.tokenizer, slots=1)
+    stop = reference.tokenizer.decode(list(range(300, 400)))
+    running = made.submit(Request(prompts[0], max_tokens=40, stop=(stop,), seed=1))
+    given = "".join(piece for _ in range(10) for _, piece in made.step())
+    made.cancel(running)
+    assert running.text.result().text == given

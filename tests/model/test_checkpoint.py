@@ -91,6 +91,15 @@ def test_missing_misshapen_and_foreign_tensors_are_named(folder, tmp_path):
         assert any(n in message for n in ("h.1.mlp.c_fc.bias", "h.1.mlp.extra", "lm_head.weight"))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["h.1.mlp.c_fc.weight", "ln_f.bias"])
+def test_weights_that_are_no_numbers(folder, name, number):
+    rewrite(folder, lambda t: t[f"transformer.{name}"].view(-1)[3:4].fill_(number))
+    for dtype in (None, "int8"):
+        with pytest.raises(UserError, match=f"tensor '{name}' holds NaN or infinity"):
+            gpt2lab.load(str(folder), dtype)
+
+
 def test_truncated_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

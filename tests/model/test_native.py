@@ -104,7 +104,7 @@ def test_other_processors_code_counts_alike(target, tmp_path, monkeypatch):
     """Without AVX-512 the products of bytes are other instructions, with the same whole numbers."""
     flags = [f"-march={target}" if f.startswith("-march") else f for f in build.FLAGS]
     monkeypatch.setattr(build, "FLAGS", flags)
-    build._compile("c++", tmp_path / "pass.so")
+    build._compile(["c++"], tmp_path / "pass.so")
     library = ctypes.CDLL(str(tmp_path / "pass.so"))
     for form in ("int8", "int4", "float32"):
         model = convert(lively(CONFIGS[2]), form)
@@ -121,6 +121,12 @@ def test_positions_beyond_the_context():
     model = Model(lively(CONFIGS[1]))
     with pytest.raises(UserError, match="position 50 is beyond the context of 50"):
         model.forward(Slots(CONFIGS[1], 1), [1], [0], [50], [0])
+
+
+@pytest.mark.parametrize("i", [-1, 77])
+def test_ids_out_of_range(i):
+    with pytest.raises(UserError, match="an id is not from 0 to 76"):
+        Model(lively(CONFIGS[1])).forward(Slots(CONFIGS[1], 1), [i], [0], [0], [0])
 
 
 def test_models_that_it_cannot_compute():
@@ -152,6 +158,24 @@ def test_machines_without_it(variables, words, monkeypatch, tmp_path):
         build.library.__wrapped__()
     monkeypatch.setattr(build, "library", build.library.__wrapped__)
     assert build.status().startswith("no: ")
+
+
+def test_without_a_home(monkeypatch):
+    """A user without a home folder has PyTorch's operators; a compiler may have options."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(build.Path, "home", homeless)
+    with pytest.raises(NotBuiltError, match="home directory"):
+        build.library.__wrapped__()
+
+
+def test_a_compiler_with_options(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "c++ -DNOTHING=1")
+    build.library.__wrapped__()
 
 
 def test_it_is_built_once(monkeypatch, tmp_path):

@@ -71,6 +71,8 @@ def run(argv: Sequence[str]) -> None:
         raise UserError(f"{' and '.join(sources)} are both given; keep one")
     if command.beams is not None and (command.draft or command.batch):
         raise UserError("--beams goes neither with --draft nor with --batch; leave one out")
+    if command.batch is not None and command.n > 1:
+        raise UserError("--n goes not with --batch, whose lines are one text each; repeat lines")
     import gpt2lab
     from gpt2lab.generation.probe import use_fastest_threads
 
@@ -148,10 +150,10 @@ def _prompts(command: Command) -> list[str]:
     if command.prompts is None:
         return [standard_input().rstrip("\n")]
     try:
-        lines = command.prompts.read_text("utf-8").splitlines()
+        lines = command.prompts.read_text("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read prompts from {command.prompts}: {error}") from None
-    if not lines:
+    if lines == [""]:
         raise UserError(f"{command.prompts} is empty; write one prompt a line")
     return lines
 
@@ -180,8 +182,11 @@ def _print_stream(
 ) -> None:
     from gpt2lab.generation import stream
 
-    for number, piece in enumerate(stream(model, tokenizer, request, draft=draft)):
-        print(piece if number else prompt + piece, end="", flush=True)
+    pieces = stream(model, tokenizer, request, draft=draft)  # refuses before a word is printed
+    first = next(pieces, "")
+    print(prompt + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
     print()
 
 

@@ -1,6 +1,7 @@
 """`gpt2lab VERB ...`: find the verb, run it, turn user errors into one sentence and status 2."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 loses no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

@@ -1,7 +1,7 @@
 """Requests from a file of JSON Lines."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def read_requests(
     Raises UserError naming the line that is not such an object, or that the model cannot meet.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # JSON strings may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read requests from {path}: {error}") from None
     requests: list[Request] = []
@@ -64,11 +64,14 @@ def _request(
 ) -> Request:
     if not isinstance(table, dict) or not isinstance(table.get("prompt"), str):
         raise UserError(f'{where}: not an object with a text under "prompt"')
-    prompt = tuple(tokenizer.encode(table.pop("prompt")))
+    try:
+        prompt = tuple(tokenizer.encode(table.pop("prompt")))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     line = from_table(_Line, table, where=where)
     given = {name: getattr(line, name) for name in table}
     if "seed" not in given and default.seed is not None:
         given["seed"] = default.seed + number
     rules = {name: given.get(name, getattr(default.sampling, name)) for name in _RULES}
     others = {name: given.get(name, getattr(default, name)) for name in _OTHERS}
-    return Request(prompt, sampling=Sampling(**rules), **others)
+    return replace(default, prompt=prompt, sampling=Sampling(**rules), **others)

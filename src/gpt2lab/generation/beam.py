@@ -11,6 +11,9 @@ from gpt2lab.model.native import BLOCK
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 
+# Each takes two slots, of 75 MB at 124M.
+MOST_BEAMS = 64
+
 
 def beam_search(
     model: GPT2, tokenizer: Tokenizer, request: Request, beams: int, *, length_penalty: float = 1.0
@@ -23,8 +26,9 @@ def beam_search(
     Raises UserError if prompt and output do not fit the context.
     """
     text = Text(request, model.config, tokenizer)
-    if not 1 <= beams <= tokenizer.size:
-        raise UserError(f"beams is {beams}; it must be from 1 to {tokenizer.size}")
+    most = min(MOST_BEAMS, tokenizer.size)
+    if not 1 <= beams <= most:
+        raise UserError(f"beams is {beams}; it must be from 1 to {most}")
     if request.logprobs is not None:
         raise UserError("beam search gives no log-probabilities; leave logprobs out")
     if len(text.prompt) + request.max_tokens > model.config.n_positions:

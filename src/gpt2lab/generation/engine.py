@@ -179,12 +179,12 @@ class Engine:
             running.first, running.cached = running.first + text.stride, 0
         start, pending = running.cached, running.pending
         begin = running.first + start
+        running.guesses = None
         if pending > 1:
             size = min(pending, room)
             ids = running.tokens[begin : begin + size]
             return Chunk(slot, start, ids, int(size == pending))
         guesses: list[int] = []
-        running.guesses = None
         if len(self._running) == 1 and text.request.sampling.plain:
             most = min(GUESSES, context - start - 1, text.request.max_tokens - len(text.ids) - 1)
             if self._drafter:

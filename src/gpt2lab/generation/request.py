@@ -57,6 +57,11 @@ class Generation:
 def check(request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
     """Refuse a request that this model cannot meet with a UserError."""
     context = config.n_positions
+    if tokenizer.size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; the two "
+            "do not belong together"
+        )
     if len(request.prompt) > context:
         raise UserError(
             f"the prompt is {len(request.prompt)} tokens; this model's context is {context}: "
@@ -70,6 +75,8 @@ def check(request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"stride is {request.stride}; it must be from 1 to the context of {context}"
         )
+    if request.logprobs is not None and not 0 <= request.logprobs <= tokenizer.size:
+        raise UserError(f"logprobs is {request.logprobs}; it must be from 0 to {tokenizer.size}")
     if request.seed is not None and not 0 <= request.seed < 2**64:
         raise UserError(f"seed is {request.seed}; it must be from 0 to 2**64 - 1")
     for i in request.prompt:
@@ -123,9 +130,10 @@ class Text:
         return self._certain()
 
     def cancel(self) -> None:
-        """End the text where it is."""
+        """End the text with what has been given out of it."""
         if self.reason is None:
             self.reason = "cancelled"
+            self._text = self._text[: self._sent]
 
     def _cut_at_stop(self) -> None:
         longest = max(map(len, self.request.stop), default=0)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gpt2lab.errors import UserError
 
+# Numbers beyond this overflow, or vanish, in the logits' float32 or do to a text what this does.
+MOST = 1e6
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,22 +44,22 @@ class Sampling:
         rules = (
             (
                 "temperature",
-                self.temperature == 0 or 1e-6 <= self.temperature < float("inf"),
-                "0 or at least 1e-6",
+                self.temperature == 0 or 1 / MOST <= self.temperature <= MOST,
+                "0 or from 1e-6 to 1e6",
             ),
-            ("top_k", self.top_k >= 0, "0 (off) or above"),
+            ("top_k", 0 <= self.top_k < 2**31, "0 (off) to 2147483647"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
-            ("presence_penalty", abs(self.presence_penalty) < float("inf"), "finite"),
-            ("frequency_penalty", abs(self.frequency_penalty) < float("inf"), "finite"),
+            ("repetition_penalty", 1 / MOST <= self.repetition_penalty <= MOST, "1e-6 to 1e6"),
+            ("presence_penalty", abs(self.presence_penalty) <= MOST, "-1e6 to 1e6"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= MOST, "-1e6 to 1e6"),
         )
         for name, ok, wanted in rules:
             if not ok:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {wanted}")
         for i, bias in self.logit_bias.items():
-            if not abs(bias) < float("inf"):
-                raise UserError(f"logit_bias of token {i} is {bias}; it must be finite")
+            if not abs(bias) <= MOST:
+                raise UserError(f"logit_bias of token {i} is {bias}; it must be -1e6 to 1e6")
 
     @property
     def plain(self) -> bool:

@@ -55,6 +55,8 @@ class Drafter:
         window: its tokens from the model's position 0 on. position: of the first guess among the
         tokens drawn, which its random number belongs to.
         """
+        if count < 1:
+            return [], None
         greedy = bool(rules.temperature == 0)
         start = _shared(self._cached, window[:-1])
         ids: list[int] = []

@@ -4,6 +4,7 @@
 llama.cpp's converter as they are; `gpt2lab.json` beside them records how the weights came to be.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Checkpoint:
 
 
 def save(
-    folder: Path,
+    folder: str | Path,
     model: GPT2,
     tokenizer: Tokenizer | None,
     metadata: Mapping[str, Any],
@@ -69,7 +70,7 @@ def save(
     overwrite: bool = False,
 ) -> None:
     """Write a checkpoint folder in one atomic step; UserError if it exists or the disk refuses."""
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(Path(folder), overwrite=overwrite) as temporary:
         write_into(temporary, model, tokenizer, metadata)
 
 
@@ -290,6 +291,9 @@ def _rounded(source: TensorSource, name: str, form: str) -> tuple[Tensor, Tensor
 def _float(config: GPT2Config, source: TensorSource, name: str) -> Tensor:
     """A tensor in the model's layout."""
     t = source[name]
+    low, high = t.aminmax()
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise UserError(f"{source.where}: tensor {name!r} holds NaN or infinity; save it again")
     t = t.t() if name.endswith(TRANSPOSED) else t
     if name == TABLE and config.padded_vocab_size > config.vocab_size:
         t = torch.cat([t, t.new_zeros(config.padded_vocab_size - config.vocab_size, t.shape[1])])

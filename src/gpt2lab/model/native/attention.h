@@ -29,7 +29,7 @@ void attend(const Head& head, int position, const float* const* q, float* const*
     const size_t stride = size_t(blocks) * W;
     vf top[R];
     for (int r = 0; r < R; r++) top[r] = all(-INFINITY);
-        constexpr int P = PANELS;  // blocks of keys, or vectors of values, at a time
+    constexpr int P = PANELS;  // blocks of keys, or vectors of values, at a time
     for (int b0 = 0; b0 < blocks; b0 += P) {
         vf s[R][P] = {};
         for (int i = 0; i < K; i++)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -32,8 +33,8 @@ def library() -> ctypes.CDLL:
     """
     if os.environ.get("GPT2LAB_NATIVE") == "0":
         raise NotBuiltError("GPT2LAB_NATIVE is 0")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
+    if not compiler:
         raise NotBuiltError("no C++ compiler; install g++ or clang++")
     try:
         path = cache_folder() / f"pass-{_digest(compiler)}.so"
@@ -41,8 +42,10 @@ def library() -> ctypes.CDLL:
             _compile(compiler, path)
         return ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
-        raise NotBuiltError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotBuiltError(
+            f"{shlex.join(compiler)} failed: {error.stderr.strip()[-500:]}"
+        ) from None
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # Runtime: no home folder
         raise NotBuiltError(str(error)) from None
 
 
@@ -65,10 +68,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def _digest(compiler: str) -> str:
+def _digest(compiler: list[str]) -> str:
     """Of all that the result depends on, the processor included: homes are shared by machines."""
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
+        [*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
     ).stdout
     facts = [version, " ".join(FLAGS).encode(), platform.machine().encode(), processor()]
     facts += [(HERE / name).read_bytes() for name in SOURCES]
@@ -82,14 +85,14 @@ def processor() -> bytes:
     return b"".join(line for line in lines if line.startswith((b"flags", b"Features")))
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         made, final = Path(work) / "pass.o", Path(work) / "pass.so"
         # GCC's is not linked with an OpenMP library: it shares PyTorch's threads. Clang's cannot.
-        threads = ["-fopenmp"] if "clang" in Path(compiler).name else []
+        threads = ["-fopenmp"] if any("clang" in Path(word).name for word in compiler) else []
         for command in (
-            [compiler, *FLAGS, "-c", str(HERE / "pass.cpp"), "-o", str(made)],
-            [compiler, "-shared", *threads, str(made), "-o", str(final)],
+            [*compiler, *FLAGS, "-c", str(HERE / "pass.cpp"), "-o", str(made)],
+            [*compiler, "-shared", *threads, str(made), "-o", str(final)],
         ):
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
         final.replace(path)

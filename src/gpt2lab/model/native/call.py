@@ -183,6 +183,8 @@ class Model:
         limit = min(slots.capacity, self.config.n_positions)
         if max(positions, default=0) >= limit:
             raise UserError(f"position {max(positions)} is beyond the context of {limit}")
+        if ids and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+            raise UserError(f"an id is not from 0 to {self.config.vocab_size - 1}")
         logits_OV = torch.empty(len(outputs), self.config.vocab_size)
         arrays = [array("i", numbers) for numbers in (ids, slot, positions, outputs)]
         passed = _Pass(

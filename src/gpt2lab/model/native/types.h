@@ -1,4 +1,4 @@
-// What Python hands over: the same fields in the same order as in __init__.py.
+// What Python hands over: the same fields in the same order as in call.py.
 #pragma once
 
 #include <cstdint>
