@@ -40,16 +40,12 @@ class Ours:
         self.slots = 0
 
     def decode(self, prompts, new):
-        from gpt2lab.generation import Engine, Request, Sampling
+        from gpt2lab.generation import Engine
 
         if self.slots != len(prompts):
             self.slots = len(prompts)
             self.engine = Engine(self.model, self.tokenizer, slots=self.slots, speculate=False)
-        greedy = Sampling(temperature=0)
-        for p in prompts:
-            self.engine.submit(Request(p, max_tokens=new, sampling=greedy, ignore_end=True))
-        while self.engine.busy:
-            self.engine.step()
+        peers.decode(self.engine, prompts, new)
 
 
 class Transformers:
@@ -203,19 +199,14 @@ def work(folder, name):
 
 
 def read_rate():
-    """GB/s of reading a large array in huge pages, as weights lie here: the best of five."""
+    """GB/s of reading a large array in huge pages, as weights lie here."""
     import torch
 
+    from gpt2lab.doctor import read_gb_per_second
     from gpt2lab.model.memory import own_copy
 
     torch.set_num_threads(THREADS)
-    x = own_copy(torch.ones(2**26))
-    seconds = []
-    for _ in range(6):
-        began = time.perf_counter()
-        x.sum()
-        seconds.append(time.perf_counter() - began)
-    return round(4 * x.numel() / min(seconds) / 1e9, 1)
+    return round(read_gb_per_second(own_copy(torch.ones(2**26))), 1)
 
 
 def weight_bytes(folder, form):

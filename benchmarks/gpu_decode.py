@@ -38,14 +38,7 @@ class Ours:
         self.engine = Engine(made.model, made.tokenizer, slots=batch, speculate=False)
 
     def decode(self, texts, new):
-        from gpt2lab.generation import Request, Sampling
-
-        greedy = Sampling(temperature=0)
-        for text in texts:
-            request = Request(tuple(text), max_tokens=new, sampling=greedy, ignore_end=True)
-            self.engine.submit(request)
-        while self.engine.busy:
-            self.engine.step()
+        peers.decode(self.engine, texts, new)
 
 
 class Transformers:
@@ -89,7 +82,7 @@ def share(size, batch, tokens_per_s):
     width = 2 if size["dtype"] == "bfloat16" else 4
     keys = 2 * config.n_layer * config.n_embd * (PROMPT + size["new"] / 2) * batch
     read = width * (config.n_params + keys) * tokens_per_s / batch
-    return read / 1e9 / read_gb_per_second(torch.device(size["device"]))
+    return read / 1e9 / read_gb_per_second(torch.ones(2**28, device=size["device"]))
 
 
 def main():

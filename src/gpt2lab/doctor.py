@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gpt2lab.errors import UserError
+
 # Dense bf16/fp16 peak of common cards in TFLOP/s (vendors' data sheets, without sparsity).
 TABLED_TFLOPS = {
     "H200": 989.0,
@@ -22,6 +24,7 @@ TABLED_TFLOPS = {
     "V100": 125.0,
 }
 
+DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -47,6 +50,19 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def usable_device(name: str, field: str, kinds: tuple[str, ...] = DEVICES) -> torch.device:
+    """The device of a name; UserError, naming the field it is from, if it is of no use here."""
+    try:
+        device = torch.device(name)
+        if device.type not in kinds:
+            raise RuntimeError(f"it must be {', '.join(kinds[:-1])} or {kinds[-1]}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{field} {name!r} cannot be used here: {reason}") from None
+    return device
+
+
 def matmul_tflops(device: torch.device, dtype: torch.dtype, n: int | None = None) -> float:
     """TFLOP/s of an n x n x n matrix product: the best of five after one warm-up."""
     n = n or (1024 if device.type == "cpu" else 8192)
@@ -61,16 +77,15 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, n: int | None = None
     return 2 * n**3 / best / 1e12
 
 
-def read_gb_per_second(device: torch.device) -> float:
-    """GB/s of reading a large float32 array: the best of five."""
-    x = torch.ones(2**26, device=device)
+def read_gb_per_second(x: torch.Tensor) -> float:
+    """GB/s of reading an array, which should be larger than all caches: the best of five."""
     best = float("inf")
     for _ in range(6):
         start = time.perf_counter()
         x.sum()
-        _wait(device)
+        _wait(x.device)
         best = min(best, time.perf_counter() - start)
-    return x.numel() * 4 / best / 1e9
+    return x.numel() * x.element_size() / best / 1e9
 
 
 def _wait(device: torch.device) -> None:
@@ -137,7 +152,7 @@ def report() -> dict[str, str | int | float]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "cpu_read_gb_per_s": round(read_gb_per_second(cpu), 1),
+        "cpu_read_gb_per_s": round(read_gb_per_second(torch.ones(2**26)), 1),
     }
     for name in ("float32", "bfloat16"):
         rate = matmul_tflops(cpu, DTYPES[name])

@@ -154,7 +154,7 @@ def test_damaged_folders_name_the_tensor(tmp_path):
     for damage, words in (
         ({name: tensors[name][:, :1].contiguous()}, "has shape"),
         ({name: tensors[name].to(torch.int32)}, "is int32"),
-        ({name: torch.full_like(tensors[name], torch.nan)}, "not finite"),
+        ({name: torch.full_like(tensors[name], torch.nan)}, "holds NaN or infinity"),
     ):
         save_file(tensors | damage, folder / checkpoint.WEIGHTS)
         with pytest.raises(UserError, match=f"{name.removeprefix('transformer.')}.*{words}"):

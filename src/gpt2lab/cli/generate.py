@@ -111,11 +111,10 @@ def run(argv: Sequence[str]) -> None:
 def _device(wanted: str | None) -> str:
     import torch
 
-    if wanted not in (None, "cpu", "cuda"):
-        raise UserError(f"device {wanted!r} is not known; it is cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA card that this PyTorch can use; leave --device out")
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    from gpt2lab.doctor import usable_device
+
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    return str(usable_device(name, "--device", ("cpu", "cuda")))
 
 
 def _run_batch(

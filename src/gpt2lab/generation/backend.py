@@ -24,6 +24,14 @@ class Chunk(NamedTuple):
     """After how many of the last of them logits are wanted."""
 
 
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    count = min(len(one), len(other))
+    if one[:count] != other[:count]:
+        count = next(n for n in range(count) if one[n] != other[n])
+    return count
+
+
 class Backend(Protocol):
     """Slots for sequences, and passes over chunks of them."""
 
@@ -93,14 +101,17 @@ class TorchBackend:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        single = [c for c in chunks if len(c.ids) == 1 and c.outputs]
+        others = [c for c in chunks if len(c.ids) > 1 or not c.outputs]
         logits: dict[int, Tensor] = {}
-        single = [c for c in chunks if len(c.ids) == 1 and c.outputs] if self._steps else []
-        for batch in _batches([c for c in chunks if c not in single]):
-            logits |= self._batch(batch)
         if single and self._steps:
             slots, starts = [c.slot for c in single], [c.start for c in single]
             rows = self._steps(slots, [c.ids[0] for c in single], starts)
-            logits |= dict(zip(slots, rows.split(1), strict=True))
+            if not others:
+                return rows
+            logits = dict(zip(slots, rows.split(1), strict=True))
+        for batch in _batches(others if self._steps else chunks):
+            logits |= self._batch(batch)
         wanted = [logits[c.slot] for c in chunks if c.outputs]
         return torch.cat(wanted) if wanted else torch.empty(0, self.config.vocab_size)
 

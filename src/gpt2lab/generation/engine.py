@@ -5,13 +5,12 @@ what a prompt shares with the beginning of another sequence in the cache is copi
 """
 
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2lab.generation.backend import Backend, Chunk, backend
+from gpt2lab.generation.backend import Backend, Chunk, backend, shared
 from gpt2lab.generation.lookup import Lookup
 from gpt2lab.generation.penalties import Penalties
 from gpt2lab.generation.random import uniform
@@ -154,14 +153,15 @@ class Engine:
     def _place(self, tokens: list[int]) -> tuple[int, int]:
         """A free slot for a text, and how many of its first tokens are in it then."""
         # At least the last token must go through the model, to give logits.
-        shared = [_shared(tokens[:-1], self._kept(slot)) for slot in range(self._backend.slots)]
-        slot = max(self._free, key=lambda s: shared[s])
-        best = int(np.argmax(shared))
-        if shared[best] > shared[slot]:
+        slots = range(self._backend.slots)
+        common = [shared(tokens[:-1], self._kept(s)) // BLOCK * BLOCK for s in slots]
+        slot = max(self._free, key=lambda s: common[s])
+        best = int(np.argmax(common))
+        if common[best] > common[slot]:
             slot = self._free[0]
-            self._backend.copy(best, slot, shared[best])
+            self._backend.copy(best, slot, common[best])
         self._free.remove(slot)
-        return slot, shared[best]
+        return slot, common[best]
 
     def _kept(self, slot: int) -> list[int]:
         """The tokens whose keys and values a slot holds, from position 0."""
@@ -250,13 +250,3 @@ class Engine:
         if guesses:
             running.ahead = right + 1 if right < len(guesses) else min(2 * right, GUESSES)
         return piece
-
-
-def _shared(tokens: Sequence[int], kept: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common, in whole blocks."""
-    count = 0
-    while tokens[count : count + BLOCK] == kept[count : count + BLOCK] and (
-        count + BLOCK <= min(len(tokens), len(kept))
-    ):
-        count += BLOCK
-    return count

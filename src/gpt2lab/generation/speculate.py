@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt2lab.errors import UserError
-from gpt2lab.generation.backend import Chunk, backend
+from gpt2lab.generation.backend import Chunk, backend, shared
 from gpt2lab.generation.random import uniform
 from gpt2lab.generation.sampling import Rules, draw, likeliest, truncate
 from gpt2lab.model.transformer import GPT2
@@ -58,7 +58,7 @@ class Drafter:
         if count < 1:
             return [], None
         greedy = bool(rules.temperature == 0)
-        start = _shared(self._cached, window[:-1])
+        start = shared(self._cached, window[:-1])
         ids: list[int] = []
         probs: list[Tensor] = []
         for step in range(count):
@@ -73,14 +73,6 @@ class Drafter:
             ids += draw(probs[-1], torch.from_numpy(point).to(logits_1V.device)).tolist()
         self._cached = window + ids[:-1]
         return ids, Guesses(ids, torch.cat(probs)) if probs else None
-
-
-def _shared(one: list[int], other: list[int]) -> int:
-    """How many tokens two texts begin with in common."""
-    count = min(len(one), len(other))
-    if one[:count] != other[:count]:
-        count = next(n for n in range(count) if one[n] != other[n])
-    return count
 
 
 def accept(

@@ -283,21 +283,23 @@ def _rounded(source: TensorSource, name: str, form: str) -> tuple[Tensor, Tensor
         if t.dtype is not dtype:
             kinds = (str(d).removeprefix("torch.") for d in (t.dtype, dtype))
             raise UserError(f"{source.where}: tensor {key!r} is {' and should be '.join(kinds)}")
-    if not scale.isfinite().all():
-        raise UserError(f"{source.where}: tensor '{name}_scale' is not finite; save it again")
+    _check_finite(source, f"{name}_scale", scale)
     return restored(form, whole), scale
 
 
 def _float(config: GPT2Config, source: TensorSource, name: str) -> Tensor:
     """A tensor in the model's layout."""
     t = source[name]
-    low, high = t.aminmax()
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise UserError(f"{source.where}: tensor {name!r} holds NaN or infinity; save it again")
+    _check_finite(source, name, t)
     t = t.t() if name.endswith(TRANSPOSED) else t
     if name == TABLE and config.padded_vocab_size > config.vocab_size:
         t = torch.cat([t, t.new_zeros(config.padded_vocab_size - config.vocab_size, t.shape[1])])
     return t
+
+
+def _check_finite(source: TensorSource, name: str, t: Tensor) -> None:
+    if not all(math.isfinite(end) for end in t.aminmax()):
+        raise UserError(f"{source.where}: tensor {name!r} holds NaN or infinity; save it again")
 
 
 def _set(model: GPT2, name: str, t: Tensor) -> None:

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import torch
 
-from gpt2lab.doctor import default_device, fastest_dtype
-from gpt2lab.errors import UserError
+from gpt2lab.doctor import default_device, fastest_dtype, usable_device
 from gpt2lab.training.recipe import Recipe
 
 
 def settle(recipe: Recipe) -> Recipe:
     """The recipe with everything that depends on this machine decided, so that a resume agrees."""
-    name = recipe.train.device or default_device().type
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("gpt2lab trains on cpu, cuda or mps")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"train.device {name!r} cannot be used here: {reason}") from None
+    device = usable_device(recipe.train.device or default_device().type, "train.device")
     dtype = recipe.train.dtype
     if dtype == "auto":
         dtype = fastest_dtype(device)  # type: ignore[assignment]

@@ -205,11 +205,11 @@ inline vi whole(vf lifted) { return bits(lifted) - bits(all(LIFTED)); }
 
 // e^x to two units in the last place; 0 below -87.
 inline vf exponential(vf x) {
-    vf n = smaller(larger(x, all(-87.0f)), all(88.0f)) * 1.44269504f + LIFTED;
-    vf r = smaller(larger(x, all(-87.0f)), all(88.0f));
+    vf inside = smaller(larger(x, all(-87.0f)), all(88.0f));
+    vf n = inside * 1.44269504f + LIFTED;
     vi power = whole(n) << 23;
     n = n - LIFTED;
-    r = r - n * 0.693359375f + n * 2.12194440e-4f;
+    vf r = inside - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
@@ -231,25 +231,21 @@ inline vf gelu_erf(vf x) {
 }
 
 // Sums of four products of neighbouring bytes, added to acc's lanes: the weights w of lane i with
-// the same signed bytes a. dot4 takes weights from 0 to 127; dot4_lifted takes whole numbers plus
-// 128, and adds LIFT times the bytes of a to what the numbers themselves would give.
+// the same signed bytes a. dot4 takes weights from 0 to 127, and up to 255 where LIFTS; signed4,
+// elsewhere, those from -127 to 127.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr bool LIFTS = true;
+typedef Native<int32_t, REGISTER>::type Words;
+inline Words dot4(Words acc, Words w, int32_t a) {
 #if defined(__AVX512VNNI__)
-typedef Native<int32_t, 64>::type Words;
-constexpr int LIFT = 128;
-inline Words dot4(Words acc, Words w, int32_t a) {
     return (Words)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(a));
-}
-inline Words dot4_lifted(Words acc, Words w, int32_t a) { return dot4(acc, w, a); }
-#elif defined(__AVXVNNI__)
-typedef Native<int32_t, 32>::type Words;
-constexpr int LIFT = 128;
-inline Words dot4(Words acc, Words w, int32_t a) {
+#else
     return (Words)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, _mm256_set1_epi32(a));
+#endif
 }
-inline Words dot4_lifted(Words acc, Words w, int32_t a) { return dot4(acc, w, a); }
 #elif defined(__AVX2__)
+constexpr bool LIFTS = false;
 typedef Native<int32_t, 32>::type Words;
-constexpr int LIFT = 0;
 inline Words dot4(Words acc, __m256i w, __m256i a) {
     __m256i pairs = _mm256_maddubs_epi16(w, a);
     return acc + (Words)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
@@ -257,34 +253,38 @@ inline Words dot4(Words acc, __m256i w, __m256i a) {
 inline Words dot4(Words acc, Words w, int32_t a) {
     return dot4(acc, (__m256i)w, _mm256_set1_epi32(a));
 }
-inline Words dot4_lifted(Words acc, Words w, int32_t a) {
-    // Two products fit 16 bits only if weights are within 127, so their signs go to a.
-    __m256i q = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
+inline Words signed4(Words acc, Words w, int32_t a) {
+    // Two products fit 16 bits as the first factor is within 127; its signs go to the second.
+    __m256i q = (__m256i)w;
     return dot4(acc, _mm256_abs_epi8(q), _mm256_sign_epi8(_mm256_set1_epi32(a), q));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
+constexpr bool LIFTS = false;
 typedef Native<int32_t, 16>::type Words;
-constexpr int LIFT = 0;
 inline Words dot4(Words acc, Words w, int32_t a) {
     return (Words)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)vdupq_n_s32(a));
 }
-inline Words dot4_lifted(Words acc, Words w, int32_t a) {
-    return dot4(acc, w ^ int32_t(0x80808080), a);
-}
+inline Words signed4(Words acc, Words w, int32_t a) { return dot4(acc, w, a); }
 #else
+constexpr bool LIFTS = true;
 typedef Native<int32_t, REGISTER>::type Words;
-constexpr int LIFT = 128;
 inline Words dot4(Words acc, Words w, int32_t a) {
     for (int j = 0; j < 4; j++) acc += (w >> (8 * j) & 255) * int32_t(int8_t(a >> (8 * j)));
     return acc;
 }
-inline Words dot4_lifted(Words acc, Words w, int32_t a) { return dot4(acc, w, a); }
 #endif
 template <class V> inline Pair<V> dot4(Pair<V> acc, Pair<V> w, int32_t a) {
     return {dot4(acc.low, w.low, a), dot4(acc.high, w.high, a)};
 }
-template <class V> inline Pair<V> dot4_lifted(Pair<V> acc, Pair<V> w, int32_t a) {
-    return {dot4_lifted(acc.low, w.low, a), dot4_lifted(acc.high, w.high, a)};
+
+// The same for weights stored as whole numbers plus 128. The result is LIFT times the sum of a's
+// bytes above that of the numbers themselves.
+constexpr int LIFT = LIFTS ? 128 : 0;
+template <class V> inline V dot4_lifted(V acc, V w, int32_t a) {
+    if constexpr (LIFTS) return dot4(acc, w, a);
+    else if constexpr (paired<V>)
+        return {dot4_lifted(acc.low, w.low, a), dot4_lifted(acc.high, w.high, a)};
+    else return signed4(acc, w ^ int32_t(0x80808080), a);
 }
 
 }  // namespace gpt2lab
