@@ -55,7 +55,7 @@ def main():
     args = p.parse_args()
     import gpt2lab
     from gpt2lab.corpus.plaintext import read_documents
-    from gpt2lab.evaluation.likelihood import bits_per_byte
+    from gpt2lab.evaluation.documents import bits_per_byte
 
     path = args.corpus / "documents" / "val.jsonl.zst"
     # Long documents from their beginning only: enough, and done in minutes.

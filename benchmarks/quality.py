@@ -102,7 +102,7 @@ def main():
     args = p.parse_args()
     from dataclasses import replace
 
-    from gpt2lab.evaluation import likelihood
+    from gpt2lab.evaluation.scores import Score, ratio
     from gpt2lab.quickstart.run import default_recipe, quickstart
     from gpt2lab.tokenizer import Tokenizer
 
@@ -149,7 +149,8 @@ def main():
         path, "gpt2lab_bpe", tokens["train"], tokens["val"], None, documents, args.minutes
     )
     for name, (bits, facts) in found.items():
-        m = likelihood.ratio(name, bits, sizes, "bits/byte", "", text.digest)
+        sums = np.stack([bits, sizes.astype(float)], -1)
+        m = Score(name, "bits/byte", sums, "", ratio).measurement(text.digest)
         result[f"nanoGPT {name}"] = {
             "bits_per_byte": round(m.value, 4),
             "interval": [round(m.low, 4), round(m.high, 4)],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpt2lab.evaluation.likelihood import bits_per_byte
+from gpt2lab.evaluation.documents import bits_per_byte
 from gpt2lab.model import checkpoint
 
 MODELS = Path(__file__).parent / "models"
@@ -63,4 +63,5 @@ def test_what_a_number_format_costs(form: str, share: float) -> None:
     assert wide.tokenizer is not None
     bits = [bits_per_byte(m, wide.tokenizer, [TEXT]).value for m in (wide.model, made.model)]
     assert bits[1] == pytest.approx(bits[0], rel=share)
-    assert bits[1] != bits[0]
+    # The weights are kept in bfloat16, so that format need not change anything.
+    assert form == "bfloat16" or bits[1] != bits[0]

@@ -63,6 +63,12 @@ def usable_device(name: str, field: str, kinds: tuple[str, ...] = DEVICES) -> to
     return device
 
 
+def named_or_best_device(name: str | None) -> str:
+    """The device of --device, or a CUDA card if there is one; UserError if it cannot be used."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    return str(usable_device(name, "--device", ("cpu", "cuda")))
+
+
 def matmul_tflops(device: torch.device, dtype: torch.dtype, n: int | None = None) -> float:
     """TFLOP/s of an n x n x n matrix product: the best of five after one warm-up."""
     n = n or (1024 if device.type == "cpu" else 8192)

@@ -74,9 +74,10 @@ def run(argv: Sequence[str]) -> None:
     if command.batch is not None and command.n > 1:
         raise UserError("--n goes not with --batch, whose lines are one text each; repeat lines")
     import gpt2lab
+    from gpt2lab.doctor import named_or_best_device
     from gpt2lab.generation.probe import use_fastest_threads
 
-    device = _device(command.device)
+    device = named_or_best_device(command.device)
     checkpoint = gpt2lab.load(command.model, command.dtype, device)
     if checkpoint.tokenizer is None:
         raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
@@ -106,15 +107,6 @@ def run(argv: Sequence[str]) -> None:
         return
     for prompt, result in zip(texts, results, strict=True):
         print(f"{prompt}{result.text}\n{'-' * 20}")
-
-
-def _device(wanted: str | None) -> str:
-    import torch
-
-    from gpt2lab.doctor import usable_device
-
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    return str(usable_device(name, "--device", ("cpu", "cuda")))
 
 
 def _run_batch(

@@ -17,6 +17,7 @@ VERBS = {
     "tokenizer": ("tokenizer", "train, encode, decode, info"),
     "train": ("train", "train a model from a recipe, or --resume a run"),
     "generate": ("generate", "continue prompts: one, many from a file, or interactively"),
+    "evaluate": ("evaluate", "score a model on the paper's tasks and others; compare two"),
     "import": ("import_", "bring in a model from Hugging Face, OpenAI, nanoGPT or llm.c"),
     "doctor": ("doctor", "what this machine has, measured"),
 }

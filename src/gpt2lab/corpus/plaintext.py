@@ -91,6 +91,18 @@ def _blocks(
     damage += [d for d in own if d.detail != UNENDED_LINE]
 
 
+def read_bytes(file: Path) -> bytes:
+    """All bytes of a file, decompressed.
+
+    Raises UserError if it is larger than what is read as one text, DamagedInput if it is damaged.
+    """
+    damage: list[Damage] = []
+    data = _bytes(file, damage)
+    if damage:
+        raise DamagedInput(f"{damage[0]}; fetch it again")
+    return data
+
+
 def _bytes(file: Path, damage: list[Damage]) -> bytes:
     pieces, size = [], 0
     for block in _blocks(file, damage, read_pieces):

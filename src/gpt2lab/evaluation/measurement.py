@@ -1,6 +1,8 @@
 """The form in which every number leaves the program."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Measurement:
     data: str
     low: float | None = None
     high: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that it depends on: context, stride, seed, examples shown."""
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"

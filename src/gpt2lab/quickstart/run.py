@@ -9,7 +9,7 @@ from typing import Any
 from gpt2lab.corpus import build, plaintext
 from gpt2lab.corpus.document import Document
 from gpt2lab.errors import UserError
-from gpt2lab.evaluation import likelihood
+from gpt2lab.evaluation.documents import bits_per_byte, digest
 from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.generation import Generation, Request, Sampling, generate
 from gpt2lab.model import checkpoint
@@ -142,9 +142,7 @@ def quickstart(
     lap("training")
     made = checkpoint.load(model_folder)
     with step("measuring on held-out text") as bar:
-        bits = likelihood.bits_per_byte(
-            made.model, tokenizer, parts.measured, on_progress=bar.update
-        )
+        bits = bits_per_byte(made.model, tokenizer, parts.measured, on_progress=bar.update)
     lap("measuring")
     with step("counting 5-grams and compressing, to compare"):
         compared = _baselines(parts, tokenizer)
@@ -183,7 +181,7 @@ def _read(text: Path | None, recipe: Recipe) -> Text:
             "least some 100 KB of text"
         )
     measured = overlap.without_overlap(held_out, train_texts, MOST_OVERLAP) or held_out
-    return Text(name, train_texts, held_out, measured, likelihood.digest(measured))
+    return Text(name, train_texts, held_out, measured, digest(measured))
 
 
 def _baselines(text: Text, tokenizer: Tokenizer) -> dict[str, float]:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("types.h", "vector.h", "linear.h", "attention.h", "pass.cpp")
+SOURCES = ("types.h", "vector.h", "linear.h", "attention.h", "score.h", "pass.cpp")
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp",
     "-fPIC",

@@ -67,8 +67,10 @@ class _Cache(ctypes.Structure):
 
 class _Pass(ctypes.Structure):
     _fields_ = [
-        ("tokens", _I32), ("outputs", _I32), ("id", _POINTER), ("slot", _POINTER),
-        ("position", _POINTER), ("out", _POINTER), ("logits", _POINTER),
+        ("tokens", _I32), ("outputs", _I32), ("any_order", _I32),
+        ("id", _POINTER), ("slot", _POINTER), ("position", _POINTER), ("out", _POINTER),
+        ("logits", _POINTER),
+        ("target", _POINTER), ("allowed", _POINTER), ("scores", _POINTER),
     ]  # fmt: skip
 
 
@@ -174,24 +176,59 @@ class Model:
         positions: Sequence[int],
         outputs: Sequence[int],
     ) -> Tensor:
-        """Logits [O, V] after those of the N tokens whose numbers are `outputs`.
+        """Logits [O, V] after those of the N tokens whose numbers, in order, are `outputs`.
 
         Tokens of a sequence stand together, in order. Their keys and values are put into the
         cache at their slot and position; what lies before them there is what they see.
         Raises UserError if a position is beyond the context.
         """
+        logits_OV = torch.empty(len(outputs), self.config.vocab_size)
+        self._pass(slots, (ids, slot, positions, outputs), logits=logits_OV.data_ptr())
+        return logits_OV
+
+    def score(
+        self,
+        slots: Slots,
+        ids: Sequence[int],
+        slot: Sequence[int],
+        positions: Sequence[int],
+        outputs: Sequence[int],
+        targets: Sequence[int],
+        allowed_V: Tensor,
+    ) -> Tensor:
+        """What the model thinks of a given next token after each output, as `describe` has it.
+
+        No logits are kept, and sums are added in whatever order is quickest for so many tokens: the
+        last bits of a score depend on what else is in the pass. allowed_V: 1 or 0, float32.
+        """
+        if len(targets) != len(outputs) or not _within(targets, self.config.vocab_size):
+            raise UserError(f"a target is not from 0 to {self.config.vocab_size - 1}")
+        scores_O4 = torch.empty(len(outputs), 4)
+        target = array("i", targets)
+        self._pass(
+            slots, (ids, slot, positions, outputs), any_order=True,
+            target=target.buffer_info()[0], allowed=allowed_V.data_ptr(),
+            scores=scores_O4.data_ptr(),
+        )  # fmt: skip
+        return scores_O4
+
+    def _pass(self, slots: Slots, numbers: Sequence[Sequence[int]], **more: int) -> None:
+        ids, _, positions, outputs = numbers
         limit = min(slots.capacity, self.config.n_positions)
         if max(positions, default=0) >= limit:
             raise UserError(f"position {max(positions)} is beyond the context of {limit}")
-        if ids and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+        if not _within(ids, self.config.vocab_size):
             raise UserError(f"an id is not from 0 to {self.config.vocab_size - 1}")
-        logits_OV = torch.empty(len(outputs), self.config.vocab_size)
-        arrays = [array("i", numbers) for numbers in (ids, slot, positions, outputs)]
-        passed = _Pass(
-            len(ids), len(outputs), *(a.buffer_info()[0] for a in arrays), logits_OV.data_ptr()
-        )
+        arrays = [array("i", one) for one in numbers]
+        places = zip(("id", "slot", "position", "out"), arrays, strict=True)
+        described = _Pass(len(ids), len(outputs), **more)
+        for name, one in places:
+            setattr(described, name, one.buffer_info()[0])
         self._call(
-            ctypes.byref(self._struct), ctypes.byref(slots.struct), ctypes.byref(passed),
+            ctypes.byref(self._struct), ctypes.byref(slots.struct), ctypes.byref(described),
             torch.get_num_threads(),
         )  # fmt: skip
-        return logits_OV
+
+
+def _within(ids: Sequence[int], size: int) -> bool:
+    return not ids or (min(ids) >= 0 and max(ids) < size)

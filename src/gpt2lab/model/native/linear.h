@@ -210,29 +210,84 @@ struct Share {
     }
 };
 
-// y[row][0..n) (stride `stride`) becomes finish(x w^T + bias, y); outputs are shared by threads.
-template <class Finish>
-void linear(const Linear& w, Rows& x, float* y, size_t stride, Finish finish) {
+// ---- many rows of float formats, with weights turned so that nothing is summed across a register:
+// quicker than tiles from some sixty rows on, but sums are added in another order.
+
+constexpr int MANY = 64, MANY_ROWS = WIDE ? 8 : 6, MANY_PANELS = WIDE ? 3 : 1;
+
+// The weights of `count` outputs from number n0 on, side by side: to[k][MANY_PANELS * W].
+template <class T> void turn(const Linear& w, int n0, int count, float* to) {
+    constexpr int width = MANY_PANELS * W;
+    for (int n = 0; n < width; n++) {
+        const T* from = static_cast<const T*>(w.weight) + size_t(n0 + std::min(n, count - 1)) * w.k;
+        for (int k = 0; k < w.k; k++) to[size_t(k) * width + n] = to_float(from[k]);
+    }
+}
+
+template <int R> void turned_tile(const float* panel, int width, Rows& x, int row, Tile* tile) {
+    constexpr int P = MANY_PANELS;
+    vf acc[R][P] = {};
+    const float* from[R];
+    for (int r = 0; r < R; r++) from[r] = x[row + r];
+    for (int k = 0; k < width; k++) {
+        vf column[P];
+        for (int p = 0; p < P; p++) column[p] = load(panel + (size_t(k) * P + p) * W);
+        for (int r = 0; r < R; r++) {
+            vf a = all(from[r][k]);
+            for (int p = 0; p < P; p++) acc[r][p] += a * column[p];
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++) store(tile[r] + W * p, acc[r][p]);
+}
+
+template <int R> void turned_tile(int rows, const float* panel, int width, Rows& x, int row, Tile* tile) {
+    if (rows == R) return turned_tile<R>(panel, width, x, row, tile);
+    if constexpr (R > 1) turned_tile<R - 1>(rows, panel, width, x, row, tile);
+}
+
+// Products of all rows with all outputs, bias included: use(row, n, v, count) is given those with
+// outputs n to n + count of one row, after soon(row, n). Outputs are shared by threads.
+// any_order: whether sums may be added in whatever order is quickest for this number of rows.
+template <class Soon, class Use>
+void products(const Linear& w, Rows& x, bool any_order, Soon soon, Use use) {
     Share share(w.n, W);
-    for (int n0 = share.begin; n0 < share.end; n0 += TILE) {
-        int count = std::min(TILE, share.end - n0);
+    const bool turned = any_order && x.n >= MANY && (w.format == FLOAT32 || w.format == BFLOAT16);
+    const int wide = turned ? MANY_PANELS * W : TILE, high = turned ? MANY_ROWS : ROWS;
+    std::unique_ptr<float[]> panel(turned ? new float[size_t(w.k) * wide] : nullptr);
+    for (int n0 = share.begin; n0 < share.end; n0 += wide) {
+        int count = std::min(wide, share.end - n0);
+        if (turned && w.format == FLOAT32) turn<float>(w, n0, count, panel.get());
+        else if (turned) turn<uint16_t>(w, n0, count, panel.get());
         for (int row = 0; row < x.n;) {
-            Tile tile[ROWS];
-            int rows = std::min(ROWS, x.n - row);
+            Tile tile[std::max(ROWS, MANY_ROWS)];
+            int rows = std::min(high, x.n - row);
             for (int r = 0; r < rows; r++)
-                for (int i = 0; i < count; i += W) __builtin_prefetch(y + stride * (row + r) + n0 + i, 1);
-            tile_of<ROWS>(rows, w, n0, count, x, row, tile);
+                for (int i = 0; i < count; i += W) soon(row + r, n0 + i);
+            if (turned) turned_tile<MANY_ROWS>(rows, panel.get(), w.k, x, row, tile);
+            else tile_of<ROWS>(rows, w, n0, count, x, row, tile);
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < count; i += W) {
-                    float* to = y + stride * (row + r) + n0 + i;
                     vf v = load(tile[r] + i);
                     if (w.bias) v += load(w.bias + n0 + i, count - i);
-                    store(to, finish(v, load(to, count - i)), count - i);
+                    use(row + r, n0 + i, v, count - i);
                 }
             row += rows;
         }
     }
 #pragma omp barrier
+}
+
+// y[row][0..n) (stride `stride`) becomes finish(x w^T + bias, y).
+template <class Finish>
+void linear(const Linear& w, Rows& x, float* y, size_t stride, bool any_order, Finish finish) {
+    products(
+        w, x, any_order,
+        [&](int row, int n) { __builtin_prefetch(y + stride * row + n, 1); },
+        [&](int row, int n, vf v, int count) {
+            float* to = y + stride * row + n;
+            store(to, finish(v, load(to, count)), count);
+        });
 }
 
 }  // namespace gpt2lab

@@ -1,11 +1,12 @@
 // GPT-2 on a CPU: one call computes one pass over tokens of any number of sequences.
 //
 // Every row is computed by the same operations in the same order whatever rows stand beside it, so
-// a sequence's values do not depend on its company, bit for bit.
+// a sequence's values do not depend on its company, bit for bit; unless the caller lets that go.
 //
 // Names: N tokens of this pass, D model width, H heads, K head width, F MLP width.
 
 #include "attention.h"
+#include "score.h"
 
 namespace gpt2lab {
 namespace {
@@ -58,7 +59,8 @@ extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass*
     const Model& m = *model;
     const Pass& p = *pass;
     const int N = p.tokens, D = m.width, F = 4 * D, K = D / m.heads;
-    Rows x(N, D), norm(N, D), qkv(N, 3 * D), mixed(N, D), inner(N, F), last(p.outputs, D);
+    Rows x(N, D), norm(N, D), qkv(N, 3 * D), mixed(N, D), inner(N, F), out(p.outputs, D);
+    Scores scores(p, threads);
     auto add = [](vf v, vf old) { return old + v; };
     auto set = [](vf v, vf) { return v; };
 
@@ -99,28 +101,44 @@ extern "C" void gpt2lab_pass(const Model* model, const Cache* cache, const Pass*
         };
         for (int layer = 0; layer < m.layers; layer++) {
             const Block& b = m.blocks[layer];
-            linear(b.c_attn, entering(b.ln_1, b.c_attn), qkv[0], qkv.stride, set);
+            linear(b.c_attn, entering(b.ln_1, b.c_attn), qkv[0], qkv.stride, p.any_order, set);
             for (int n = rows.begin; n < rows.end; n++)
                 for (int h = 0; h < m.heads; h++)
                     Head(*cache, m, layer, p.slot[n], h)
                         .put(p.position[n], qkv[n] + D + h * K, qkv[n] + 2 * D + h * K);
 #pragma omp barrier
+            const bool last = layer == m.layers - 1;
+            if (last && !p.outputs) break;
             attend(m, *cache, p, layer, qkv, mixed, scratch.get());
-            linear(b.attn_proj, ready(mixed, D, b.attn_proj), x[0], x.stride, add);
+            if (last && p.outputs < N) {  // what follows is for those tokens alone
+#pragma omp single
+                {
+                    for (int o = 0; o < p.outputs; o++) {
+                        std::memmove(x[o], x[p.out[o]], D * sizeof(float));
+                        std::memmove(mixed[o], mixed[p.out[o]], D * sizeof(float));
+                    }
+                    x.n = mixed.n = norm.n = inner.n = p.outputs;
+                }
+                rows = Share(p.outputs, 1);
+            }
+            linear(b.attn_proj, ready(mixed, D, b.attn_proj), x[0], x.stride, p.any_order, add);
             Rows& into = entering(b.ln_2, b.c_fc);
             if (m.erf)
-                linear(b.c_fc, into, inner[0], inner.stride, [](vf v, vf) { return gelu_erf(v); });
+                linear(b.c_fc, into, inner[0], inner.stride, p.any_order,
+                       [](vf v, vf) { return gelu_erf(v); });
             else
-                linear(b.c_fc, into, inner[0], inner.stride, [](vf v, vf) { return gelu_tanh(v); });
-            linear(b.mlp_proj, ready(inner, F, b.mlp_proj), x[0], x.stride, add);
+                linear(b.c_fc, into, inner[0], inner.stride, p.any_order,
+                       [](vf v, vf) { return gelu_tanh(v); });
+            linear(b.mlp_proj, ready(inner, F, b.mlp_proj), x[0], x.stride, p.any_order, add);
         }
         Share outputs(p.outputs, 1);
         for (int o = outputs.begin; o < outputs.end; o++) {
-            normalise(m.ln_f, x[p.out[o]], D, last[o]);
-            last.finish(o, D, m.wte);
+            normalise(m.ln_f, x[o], D, out[o]);
+            out.finish(o, D, m.wte);
         }
 #pragma omp barrier
-        if (p.outputs) linear(m.wte, last, p.logits, m.vocabulary, set);
+        if (p.outputs && p.logits) linear(m.wte, out, p.logits, m.vocabulary, p.any_order, set);
+        else if (p.outputs) scores.take(m.wte, out);
     }
 }
 
@@ -136,6 +154,6 @@ extern "C" void gpt2lab_linear(const Linear* w, int32_t n, int32_t width, const 
             rows.finish(r, width, *w);
         }
 #pragma omp barrier
-        linear(*w, rows, y, w->n, [](vf v, vf) { return v; });
+        linear(*w, rows, y, w->n, false, [](vf v, vf) { return v; });
     }
 }

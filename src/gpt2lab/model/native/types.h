@@ -36,11 +36,15 @@ struct Cache {
     int32_t slots, capacity;
     float *keys, *values;
 };
-// Tokens of a sequence stand together, in order. out: the tokens whose logits are wanted.
+// Tokens of a sequence stand together, in order. out: the tokens whose logits are wanted, in
+// order. any_order: whether sums may be added in an order that depends on the number of tokens.
 struct Pass {
-    int32_t tokens, outputs;
+    int32_t tokens, outputs, any_order;
     const int32_t *id, *slot, *position, *out;
-    float* logits;  // [outputs][vocabulary]
+    float* logits;  // [outputs][vocabulary], or null if scores of targets are wanted instead
+    const int32_t* target;  // [outputs]
+    const float* allowed;   // [vocabulary], 1 or 0
+    float* scores;  // [outputs][4]: nats, rank, rank among allowed tokens, entropy in nats
 };
 
 }  // namespace gpt2lab

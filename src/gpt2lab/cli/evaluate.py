@@ -1,0 +1,183 @@
+"""`gpt2lab evaluate MODEL | compare | plot | tasks`"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from gpt2lab.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt2lab.evaluation.suite import Results
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a model zero-shot, beside the figures of the GPT-2 paper. Other forms: `evaluate
+    tasks` lists what there is, `evaluate compare A B` compares two --out folders item by item,
+    `evaluate plot PNG A ...` draws them against model size.
+    """
+
+    model: tyro.conf.Positional[str]
+    """A checkpoint folder, a published size such as gpt2-xl, or hf:owner/name."""
+    tasks: tuple[str, ...] = ()
+    """Names of tasks, or TOML files that describe one."""
+    suite: Literal["paper", "choices"] | None = None
+    """A list of tasks: those of the paper, or the multiple-choice ones. Tasks whose data is not
+    there are left out and named."""
+    data: Path | None = None
+    """Folder with the data files, in any arrangement; what is not given is asked of the hub."""
+    out: Path | None = None
+    """Folder for results, a table (Markdown, CSV), a plot and every answer; it is added to."""
+    limit: int | None = None
+    """Only the first so many items of each task."""
+    shots: int | None = None
+    """Solved examples before each question, where a task shows any."""
+    stride: int | None = None
+    """Tokens by which windows over texts advance; the context if not given."""
+    detokenizer: Literal["paper", "megatron", "raw"] = "paper"
+    """How tokenised texts are joined."""
+    seed: int = 0
+    """Of examples and sampled summaries."""
+    dtype: Literal["float32", "bfloat16", "int8", "int8-weight", "int4"] | None = None
+    """Number format of the weights: the checkpoint's own if not given, float32 for float ones."""
+    device: str | None = None
+    """cpu or cuda; a CUDA card if there is one."""
+    store: Path | None = None
+    """Folder where answers are kept, so that a run that was stopped goes on; the user's cache if
+    not given."""
+    json: bool = False
+    """Print one JSON object with every measurement."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two --out folders: differences on the same items, with paired bootstrap."""
+
+    a: tyro.conf.Positional[Path]
+    b: tyro.conf.Positional[Path]
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the paper's numbers against model size, with the paper's own sizes."""
+
+    png: tyro.conf.Positional[Path]
+    """Picture to write."""
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """One or several --out folders."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks, with the files they want."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    others: dict[str, tuple[Any, Callable[[Any], None]]] = {
+        "compare": (Compare, _compare), "plot": (Plot, _plot), "tasks": (Tasks, _tasks),
+    }  # fmt: skip
+    if argv and argv[0] in others:
+        form, act = others[argv[0]]
+        act(tyro.cli(form, args=argv[1:], prog=f"gpt2lab evaluate {argv[0]}"))
+        return
+    _evaluate(tyro.cli(Evaluate, args=argv, prog="gpt2lab evaluate"))
+
+
+def _evaluate(command: Evaluate) -> None:
+    import gpt2lab
+    from gpt2lab.doctor import named_or_best_device
+    from gpt2lab.evaluation import report, suite
+    from gpt2lab.evaluation.sources import Data
+    from gpt2lab.evaluation.store import Store, default_folder, weights_digest
+    from gpt2lab.evaluation.subject import Subject
+    from gpt2lab.evaluation.tasks import SUITES, Settings, chosen
+    from gpt2lab.storage import require_writable_folder
+
+    if not command.tasks and not command.suite:
+        raise UserError("no --tasks and no --suite; `gpt2lab evaluate tasks` lists what there is")
+    wanted = chosen([*command.tasks, *(SUITES[command.suite] if command.suite else ())])
+    data = Data(command.data)
+    if command.out is not None:
+        require_writable_folder(command.out)
+    device = named_or_best_device(command.device)
+    checkpoint = gpt2lab.load(command.model, command.dtype, device)
+    if checkpoint.tokenizer is None:
+        raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
+    settings = Settings(
+        command.limit, command.shots, command.stride, command.detokenizer, command.seed
+    )
+    folder = command.store or default_folder()
+    with Store(folder / f"{weights_digest(checkpoint.model)[:16]}.sqlite") as store:
+        subject = Subject(checkpoint.model, checkpoint.tokenizer, store=store, step=_step)
+        results = suite.evaluate(
+            subject, command.model, wanted, data, settings,
+            out=command.out, skip_absent=command.suite is not None and not command.tasks,
+        )  # fmt: skip
+    if command.out is not None:
+        report.write(results, command.out)
+    if command.json:
+        print(json.dumps(_shown(results), ensure_ascii=False))
+        return
+    print(report.table(results))
+    for name, why in results.absent.items():
+        print(f"{name}: not measured: {why}")
+
+
+def _shown(results: "Results") -> dict[str, Any]:
+    return {
+        "model": results.model,
+        "weights": results.weights,
+        "measurements": [asdict(m) for m in results.measurements],
+        "absent": results.absent,
+    }
+
+
+@contextmanager
+def _step(label: str) -> Iterator[Any]:
+    from gpt2lab.progress import step
+
+    with step(label) as bar:
+        yield bar.update
+
+
+def _compare(command: Compare) -> None:
+    from gpt2lab.evaluation import report, suite
+
+    a, b = suite.load(command.a), suite.load(command.b)
+    differences = report.differences(a, b)
+    if command.json:
+        print(json.dumps({name: asdict(d) for name, d in differences.items()}))
+    else:
+        print(report.comparison(a, b, differences))
+
+
+def _plot(command: Plot) -> None:
+    from gpt2lab.evaluation import report, suite
+
+    if not command.results:
+        raise UserError("no results to plot; give one or more --out folders")
+    report.plot([suite.load(folder) for folder in command.results], command.png)
+
+
+def _tasks(command: Tasks) -> None:
+    from gpt2lab.evaluation.tasks import tasks
+
+    found = tasks()
+    if command.json:
+        print(json.dumps({t.name: [asdict(s) for s in t.sources] for t in found.values()}))
+        return
+    width = max(map(len, found))
+    for task in found.values():
+        files = ", ".join(source.names[0] for source in task.sources)
+        print(f"{task.name:<{width}}  {task.summary} ({files})")

@@ -1,0 +1,142 @@
+"""Running tasks, and keeping what they found: a folder that can be read, compared and published."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab import __version__
+from gpt2lab.errors import UserError
+from gpt2lab.evaluation.measurement import Measurement
+from gpt2lab.evaluation.scores import Score, percent, perplexity, ratio
+from gpt2lab.evaluation.sources import Data
+from gpt2lab.evaluation.subject import Subject
+from gpt2lab.evaluation.tasks import Outcome, Settings, Task
+from gpt2lab.evaluation.tasks.translation import bleu
+from gpt2lab.storage import read_json, write_json
+
+RESULTS, ITEMS = "results.json", "items"
+_FORMS = {form.__name__: form for form in (ratio, percent, perplexity, bleu)}
+
+
+@dataclass
+class Results:
+    """What is known of one model."""
+
+    model: str
+    weights: str
+    """Digest."""
+    parameters: int
+    measurements: list[Measurement] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    """Tasks that could not be run, and what is missing."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """By name, to compare item by item."""
+
+    def find(self, name: str) -> Measurement | None:
+        """The measurement of a name, if it was made."""
+        return next((m for m in self.measurements if m.name == name), None)
+
+
+def evaluate(
+    subject: Subject,
+    name: str,
+    wanted: Sequence[Task],
+    data: Data,
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    skip_absent: bool = False,
+    on_result: Callable[[Measurement], None] = lambda m: None,
+) -> Results:
+    """Run tasks one after the other.
+
+    out: a folder to which each task's results are written as soon as it ends.
+    skip_absent: go on without tasks whose data is not there.
+    Raises UserError if no task at all has its data.
+    """
+    results = Results(name, subject.digest, subject.model.config.n_params)
+    if out is not None and (out / RESULTS).exists():
+        earlier = load(out)
+        if earlier.weights != subject.digest:
+            raise UserError(f"{out} holds results of another model; choose another --out")
+        results = earlier
+    ready: list[Task] = []
+    for task in wanted:
+        try:
+            for source in task.sources:
+                data.find(source)
+            ready.append(task)
+        except UserError as error:
+            if not skip_absent:
+                raise
+            results.absent[task.name] = str(error)
+    if not ready:
+        raise UserError(f"no data for any of the tasks; {next(iter(results.absent.values()))}")
+    for task in ready:
+        outcome = task.run(subject, data, settings)
+        results.absent.pop(task.name, None)
+        _add(results, outcome, on_result)
+        if out is not None:
+            _write_items(out, task.name, outcome)
+            write_json(out / RESULTS, _table(results))
+    return results
+
+
+def _add(results: Results, outcome: Outcome, on_result: Callable[[Measurement], None]) -> None:
+    for score in outcome.scores:
+        measurement = score.measurement(outcome.data)
+        kept = [m for m in results.measurements if m.name != measurement.name]
+        results.measurements = [*kept, measurement]
+        results.scores[score.name] = score
+        on_result(measurement)
+
+
+def _write_items(out: Path, name: str, outcome: Outcome) -> None:
+    """What was asked and answered, a JSON object a line."""
+    folder = out / ITEMS
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in outcome.items]
+    (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+
+
+def _table(results: Results) -> dict[str, Any]:
+    return {
+        "gpt2lab": __version__,
+        "model": results.model,
+        "weights": results.weights,
+        "parameters": results.parameters,
+        "measurements": [asdict(m) for m in results.measurements],
+        "absent": results.absent,
+        "sums": {
+            name: {"form": score.form.__name__, "items": score.sums.tolist()}
+            for name, score in results.scores.items()
+        },
+    }
+
+
+def load(folder: Path) -> Results:
+    """Results that `evaluate` wrote; UserError if the folder holds none."""
+    path = folder / RESULTS
+    table = read_json(path)
+    try:
+        measurements = [Measurement(**m) for m in table["measurements"]]
+        scores = {
+            m.name: Score(
+                m.name, m.unit, np.array(sums["items"], np.float64), m.protocol,
+                _FORMS[sums["form"]], m.settings,
+            )
+            for m in measurements
+            if (sums := table["sums"].get(m.name))
+        }  # fmt: skip
+        return Results(
+            table["model"], table["weights"], table["parameters"], measurements,
+            dict(table["absent"]), scores,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} does not hold results of `gpt2lab evaluate` ({error!r}); run it again"
+        ) from None
