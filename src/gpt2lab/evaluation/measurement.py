@@ -9,7 +9,7 @@ from typing import Any
 class Measurement:
     """A number that says how it was measured.
 
-    low, high: 95 % confidence interval; None where a number has no sampling error.
+    low, high: 95 % confidence interval; None where there is no sampling error, or one item only.
     n: how many independent items (documents, questions) it is over.
     data: digest of what it was measured on.
     """

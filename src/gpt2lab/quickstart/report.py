@@ -39,13 +39,16 @@ def write_report(result: "Result", path: Path) -> None:
     """Write the report of a quickstart run to `path`."""
     model = result.recipe.model
     bits = result.model_bits
+    interval = "one document gives no interval"
+    if bits.low is not None and bits.high is not None:
+        interval = f"95 % interval {bits.low:.3f} to {bits.high:.3f}"
     mentioned = {"this model": bits.value, **result.baselines}
     page = _PAGE.substitute(
         style=STYLE,
         summary=html.escape(
             f"{model.n_params:,} parameters, {result.metadata['tokens']:,} tokens seen in "
             f"{result.metrics[-1]['seconds']:.0f} seconds. It needs {bits.value:.3f} bits per "
-            f"byte of text it has never seen (95 % interval {bits.low:.3f} to {bits.high:.3f})."
+            f"byte of text it has never seen ({interval})."
         ),
         bars=bars(mentioned, form=".3f", first=True),
         bars_note=html.escape(
