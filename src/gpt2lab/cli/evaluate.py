@@ -1,4 +1,4 @@
-"""`gpt2lab evaluate MODEL | compare | plot | tasks`"""
+"""`gpt2lab evaluate MODEL | compare | plot | tasks | lm-eval`"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Evaluate:
     """Score a model zero-shot, beside the figures of the GPT-2 paper. Other forms: `evaluate
     tasks` lists what there is, `evaluate compare A B` compares two --out folders item by item,
-    `evaluate plot PNG A ...` draws them against model size.
+    `evaluate plot PNG A ...` draws them against model size, `evaluate lm-eval ...` is lm-eval's
+    command line with --model gpt2lab.
     """
 
     model: tyro.conf.Positional[str]
@@ -90,6 +91,11 @@ def run(argv: Sequence[str]) -> None:
     if argv and argv[0] in others:
         form, act = others[argv[0]]
         act(tyro.cli(form, args=argv[1:], prog=f"gpt2lab evaluate {argv[0]}"))
+        return
+    if argv and argv[0] == "lm-eval":
+        from gpt2lab.evaluation import lm_eval_adapter
+
+        lm_eval_adapter.run(argv[1:])
         return
     _evaluate(tyro.cli(Evaluate, args=argv, prog="gpt2lab evaluate"))
 
