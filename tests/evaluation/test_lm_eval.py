@@ -9,7 +9,6 @@ from gpt2lab.evaluation.tasks import questions, winograd
 from gpt2lab.evaluation.tasks.questions import TaskFile
 from gpt2lab.settings import read_recipe
 
-
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 pytest.importorskip("accelerate", reason="lm-eval's hf model needs accelerate")
 
@@ -116,7 +115,8 @@ metric_list: [{{metric: acc}}]
     )
     command = [
         sys.executable, "-m", "gpt2lab.cli.main", "evaluate", "lm-eval", "run",
-        "--model", "gpt2lab", "--model_args", f"pretrained={tmp_path}/model", "--tasks", "local_rows",
+        "--model", "gpt2lab", "--model_args", f"pretrained={tmp_path}/model",
+        "--tasks", "local_rows",
         "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"),
     ]  # fmt: skip
     made = subprocess.run(
