@@ -157,11 +157,11 @@ ONE_BILLION = Style(
     paired=frozenset("\"'"),
 )
 WIKITEXT = Style(
-    closing=re.compile(rf"{_MOSES_CLOSING.pattern}"),
+    closing=_MOSES_CLOSING,
     opening=_OPENING,
     between=re.compile(r"@[-,.]@|[/—–:]"),
     spelled={"@-@": "-", "@,@": ",", "@.@": "."},
-    cuts=_cuts((r"(?<=\d)([,.])(?=\d)", r" @\1@ "), (r"(?<=\w)-(?=\w)", " @-@ "))
+    cuts=_cuts((r"(?<=[\d>])([,.])(?=[\d<])", r" @\1@ "), (r"(?<=[\w>])-(?=[\w<])", " @-@ "))
     + _MOSES_CUTS[:2]
     + _cuts((r"(?<!@),(?!@)", " , "))
     + _MOSES_CUTS[3:],

@@ -188,7 +188,9 @@ class _Run:
         # What is before the first scored token can be taken over; it itself must give logits.
         limit = len(inputs) - window.scored
         have = {lane: min(lane.shared(inputs), lane.cached, limit) for lane in self.lanes}
-        lane = max((lane for lane in self.lanes if not lane.busy), key=lambda free: have[free])
+        # A few tokens more are not worth memory that no lane has touched yet.
+        free = (lane for lane in self.lanes if not lane.busy)
+        lane = max(free, key=lambda one: have[one] // BLOCK)
         source = max(self.lanes, key=lambda one: have[one])
         count = have[source] // BLOCK * BLOCK
         if count > have[lane]:
