@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,7 +103,8 @@ class Slots:
         most = config.n_positions if capacity is None else capacity
         self.count, self.capacity = count, -(-most // BLOCK) * BLOCK
         shape = (config.n_layer, count, config.n_head, self.capacity * config.head_dim)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        # numpy's zeros take no memory before they are written to, torch's do.
+        self.keys, self.values = (torch.from_numpy(np.zeros(shape, np.float32)) for _ in range(2))
         self.struct = _Cache(count, self.capacity, self.keys.data_ptr(), self.values.data_ptr())
 
     def copy(self, source: int, target: int, tokens: int) -> None:
