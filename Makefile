@@ -34,6 +34,7 @@ format: .venv/installed-dev
 # Peers are measured in the same runs; train_step and quality want nanoGPT's checkout in ../nanoGPT.
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/cpu_decode.py --work ../models
+	$(BIN)/python benchmarks/zero_shot.py --work ../models
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 	$(BIN)/python benchmarks/extraction.py

@@ -96,6 +96,8 @@ def test_what_is_written(whole):
     assert page.count("not measured") == 0
     for row in ROWS:
         assert f"| {row.label} |" in page
+    bars = {line.replace("\\|", "").count("|") for line in page.splitlines() if line[:2] == "| "}
+    assert bars == {9, 5}, "every row has its table's number of cells"
     assert "65.85" in page and "| 1 |" in page and "\n1. " in page
     rows = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8")))
     assert len(rows) == len(suite.load(folder).measurements)

@@ -90,7 +90,7 @@ ROWS = (
     Row("WMT-14 en-fr, BLEU", "wmt14-en-fr BLEU", _only(5.0), True,
         "The number of examples shown is not told; it is a setting."),
     Row("WMT-14 fr-en, BLEU", "wmt14-fr-en BLEU", _only(11.5), True,
-        "As for en-fr."),
+        "The number of examples shown is not told; it is a setting."),
     Row("Natural Questions", "natural-questions exact match", _only(4.1), True,
         "The number of examples shown is not told; it is a setting."),
     Row("Natural Questions, surest 1 %", "natural-questions.surest exact match", _only(63.1), True),

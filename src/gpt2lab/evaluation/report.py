@@ -60,13 +60,18 @@ def markdown(results: Results) -> str:
         lines += ["", "## More numbers", "", "| | | n | how |", "|---|---|---|---|"]
         lines += [
             f"| {m.name} | {shown(m)} {'' if m.unit == 'perplexity' else m.unit} | {m.n:,} "
-            f"| {m.protocol} |"
+            f"| {_cell(m.protocol)} |"
             for m in others
         ]
     if results.absent:
         lines += ["", "## Not measured", ""]
         lines += [f"- {name}: {why}" for name, why in results.absent.items()]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text in a Markdown table, where a bar would begin the next cell."""
+    return text.replace("|", "\\|")
 
 
 def table(results: Results) -> str:
@@ -163,6 +168,7 @@ def plot(results: Sequence[Results], path: Path) -> None:
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
+        from matplotlib.ticker import NullFormatter
     except ImportError:
         raise UserError("plots need matplotlib; pip install 'gpt2lab[plot]'") from None
     rows = [row for row in ROWS if any(one.find(row.measurement) for one in results)]
@@ -196,6 +202,7 @@ def plot(results: Sequence[Results], path: Path) -> None:
         axis.set_xscale("log")
         if "perplexity" in row.label:
             axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(row.label, fontsize=10)
         axis.tick_params(labelsize=8)
     axes.flat[0].legend(fontsize=8)
