@@ -6,6 +6,8 @@ import torch
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.model import GPT2, GPT2Config, checkpoint
 
+TINY = GPT2Config(n_layer=2, n_head=4, n_embd=64, n_positions=48, vocab_size=300)
+
 
 @pytest.fixture(scope="session")
 def gpt2_folder(gpt2, tmp_path_factory):

@@ -1,4 +1,4 @@
-"""`gpt2lab evaluate MODEL | compare | plot | tasks | lm-eval`"""
+"""`gpt2lab evaluate MODEL | memorization | compare | plot | tasks | lm-eval`"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,41 @@ import tyro
 from gpt2lab.errors import UserError
 
 if TYPE_CHECKING:
+    from gpt2lab.evaluation.overlap import Training
+    from gpt2lab.evaluation.subject import Subject
     from gpt2lab.evaluation.suite import Results
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Score a model zero-shot, beside the figures of the GPT-2 paper. Other forms: `evaluate
-    tasks` lists what there is, `evaluate compare A B` compares two --out folders item by item,
-    `evaluate plot PNG A ...` draws them against model size, `evaluate lm-eval ...` is lm-eval's
-    command line with --model gpt2lab.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What every measurement of a model takes."""
 
     model: tyro.conf.Positional[str]
     """A checkpoint folder, a published size such as gpt2-xl, or hf:owner/name."""
+    out: Path | None = None
+    """Folder for results, a table (Markdown, CSV), a plot and every answer; it is added to."""
+    dtype: Literal["float32", "bfloat16", "int8", "int8-weight", "int4"] | None = None
+    """Number format of the weights: the checkpoint's own if not given, float32 for float ones."""
+    device: str | None = None
+    """cpu or cuda; a CUDA card if there is one."""
+    store: Path | None = None
+    """Folder where answers are kept, so that a run that was stopped goes on; the user's cache if
+    not given."""
+    seed: int = 0
+    """Of what is drawn: examples, sampled summaries, passages."""
+    json: bool = False
+    """Print one JSON object with every measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Measured):
+    """Score a model zero-shot, beside the figures of the GPT-2 paper. Other forms: `evaluate
+    tasks` lists what there is, `evaluate compare A B` compares two --out folders item by item,
+    `evaluate plot PNG A ...` draws them against model size, `evaluate memorization` asks how much
+    training text a model gives back, `evaluate lm-eval ...` is lm-eval's command line with --model
+    gpt2lab.
+    """
+
     tasks: tuple[str, ...] = ()
     """Names of tasks, or TOML files that describe one."""
     suite: Literal["paper", "choices"] | None = None
@@ -32,8 +54,9 @@ class Evaluate:
     there are left out and named."""
     data: Path | None = None
     """Folder with the data files, in any arrangement; what is not given is asked of the hub."""
-    out: Path | None = None
-    """Folder for results, a table (Markdown, CSV), a plot and every answer; it is added to."""
+    training: Path | None = None
+    """What the model was trained on: token shards, text, or the filter `corpus build` wrote. Each
+    set's overlap with it is told, and scores over the items that have none."""
     limit: int | None = None
     """Only the first so many items of each task."""
     shots: int | None = None
@@ -42,17 +65,22 @@ class Evaluate:
     """Tokens by which windows over texts advance; the context if not given."""
     detokenizer: Literal["paper", "megatron", "raw"] = "paper"
     """How tokenised texts are joined."""
-    seed: int = 0
-    """Of examples and sampled summaries."""
-    dtype: Literal["float32", "bfloat16", "int8", "int8-weight", "int4"] | None = None
-    """Number format of the weights: the checkpoint's own if not given, float32 for float ones."""
-    device: str | None = None
-    """cpu or cuda; a CUDA card if there is one."""
-    store: Path | None = None
-    """Folder where answers are kept, so that a run that was stopped goes on; the user's cache if
-    not given."""
-    json: bool = False
-    """Print one JSON object with every measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memorization(Measured):
+    """How much of its training text a model gives back: passages of token shards are asked for by
+    their beginnings, and held-out ones of the same shards as control.
+    """
+
+    shards: tyro.conf.Positional[Path]
+    """Folder of token shards that the model was trained on."""
+    prefixes: tuple[int, ...] = (50, 100, 200, 450)
+    """Tokens that are given."""
+    suffix: int = 50
+    """Tokens that are asked for."""
+    samples: int = 1000
+    """Passages of each split."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +115,7 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     others: dict[str, tuple[Any, Callable[[Any], None]]] = {
         "compare": (Compare, _compare), "plot": (Plot, _plot), "tasks": (Tasks, _tasks),
+        "memorization": (Memorization, _memorization),
     }  # fmt: skip
     if argv and argv[0] in others:
         form, act = others[argv[0]]
@@ -101,52 +130,89 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    import gpt2lab
-    from gpt2lab.doctor import named_or_best_device
-    from gpt2lab.evaluation import report, suite
+    from gpt2lab.evaluation import suite
     from gpt2lab.evaluation.sources import Data
-    from gpt2lab.evaluation.store import Store, default_folder, weights_digest
-    from gpt2lab.evaluation.subject import Subject
     from gpt2lab.evaluation.tasks import SUITES, Settings, chosen
-    from gpt2lab.storage import require_writable_folder
 
     if not command.tasks and not command.suite:
         raise UserError("no --tasks and no --suite; `gpt2lab evaluate tasks` lists what there is")
     wanted = chosen([*command.tasks, *(SUITES[command.suite] if command.suite else ())])
     data = Data(command.data)
+    training = _training(command.training)
+    settings = Settings(
+        command.limit, command.shots, command.stride, command.detokenizer, command.seed
+    )
+    with _subject(command) as subject:
+        results = suite.evaluate(
+            subject, command.model, wanted, data, settings,
+            out=command.out, training=training,
+            skip_absent=command.suite is not None and not command.tasks,
+        )  # fmt: skip
+    _show(command, results)
+
+
+def _memorization(command: Memorization) -> None:
+    from gpt2lab.evaluation import memorization, suite
+
+    with _subject(command) as subject:
+        outcome = memorization.of_shards(
+            subject, command.shards,
+            prefixes=command.prefixes, suffix=command.suffix, count=command.samples,
+            seed=command.seed,
+        )  # fmt: skip
+        results = suite.begun(subject, command.model, command.out)
+    suite.record(results, "memorization", outcome, command.out)
+    _show(command, results)
+
+
+@contextmanager
+def _subject(command: Measured) -> "Iterator[Subject]":
+    """The model that is asked for, with its answers kept."""
+    import gpt2lab
+    from gpt2lab.doctor import named_or_best_device
+    from gpt2lab.evaluation.store import Store, default_folder, weights_digest
+    from gpt2lab.evaluation.subject import Subject
+    from gpt2lab.storage import require_writable_folder
+
     if command.out is not None:
         require_writable_folder(command.out)
     device = named_or_best_device(command.device)
     checkpoint = gpt2lab.load(command.model, command.dtype, device)
     if checkpoint.tokenizer is None:
         raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
-    settings = Settings(
-        command.limit, command.shots, command.stride, command.detokenizer, command.seed
-    )
     folder = command.store or default_folder()
     with Store(folder / f"{weights_digest(checkpoint.model)[:16]}.sqlite") as store:
-        subject = Subject(checkpoint.model, checkpoint.tokenizer, store=store, step=_step)
-        results = suite.evaluate(
-            subject, command.model, wanted, data, settings,
-            out=command.out, skip_absent=command.suite is not None and not command.tasks,
-        )  # fmt: skip
+        yield Subject(checkpoint.model, checkpoint.tokenizer, store=store, step=_step)
+
+
+def _show(command: Measured, results: "Results") -> None:
+    from gpt2lab.evaluation import report
+
     if command.out is not None:
         report.write(results, command.out)
     if command.json:
-        print(json.dumps(_shown(results), ensure_ascii=False))
+        table = {
+            "model": results.model,
+            "weights": results.weights,
+            "measurements": [asdict(m) for m in results.measurements],
+            "absent": results.absent,
+        }
+        print(json.dumps(table, ensure_ascii=False))
         return
     print(report.table(results))
     for name, why in results.absent.items():
         print(f"{name}: not measured: {why}")
 
 
-def _shown(results: "Results") -> dict[str, Any]:
-    return {
-        "model": results.model,
-        "weights": results.weights,
-        "measurements": [asdict(m) for m in results.measurements],
-        "absent": results.absent,
-    }
+def _training(path: Path | None) -> "Training | None":
+    if path is None:
+        return None
+    try:
+        from gpt2lab.evaluation.overlap import Training
+    except ImportError:
+        raise UserError("--training needs numba; pip install 'gpt2lab[corpus]'") from None
+    with _step(f"8-grams of {path.name}"):
+        return Training.of(path)
 
 
 @contextmanager

@@ -158,11 +158,16 @@ class Bloom:
 
     @classmethod
     def load(cls, path: Path) -> "Bloom":
-        """Read a filter back."""
-        data = np.load(path)
+        """Read a filter back; UserError if the file is none."""
+        try:
+            data = np.load(path, allow_pickle=False)
+            bits, hashes = (int(x) for x in data[:16].view("<u8"))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a Bloom filter ({error}); check the path") from None
+        if data.dtype != np.uint8 or not 0 < bits < 8 * (len(data) - 16) or not 0 < hashes < 64:
+            raise UserError(f"{path} is not a Bloom filter; check the path")
         bloom = cls.__new__(cls)
-        bloom.bits, bloom.hashes = (int(x) for x in data[:16].view("<u8"))
-        bloom.table = data[16:]
+        bloom.bits, bloom.hashes, bloom.table = bits, hashes, data[16:]
         return bloom
 
 

@@ -1,10 +1,10 @@
 """Running tasks, and keeping what they found: a folder that can be read, compared and published."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks import Outcome, Settings, Task
 from gpt2lab.evaluation.tasks.translation import bleu
 from gpt2lab.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from gpt2lab.evaluation.overlap import Training
 
 RESULTS, ITEMS = "results.json", "items"
 _FORMS = {form.__name__: form for form in (ratio, percent, perplexity, bleu)}
@@ -50,20 +53,16 @@ def evaluate(
     *,
     out: Path | None = None,
     skip_absent: bool = False,
-    on_result: Callable[[Measurement], None] = lambda m: None,
+    training: "Training | None" = None,
 ) -> Results:
     """Run tasks one after the other.
 
     out: a folder to which each task's results are written as soon as it ends.
     skip_absent: go on without tasks whose data is not there.
+    training: the training text, of which each set's overlap is told, with its scores without that.
     Raises UserError if no task at all has its data.
     """
-    results = Results(name, subject.digest, subject.model.config.n_params)
-    if out is not None and (out / RESULTS).exists():
-        earlier = load(out)
-        if earlier.weights != subject.digest:
-            raise UserError(f"{out} holds results of another model; choose another --out")
-        results = earlier
+    results = begun(subject, name, out)
     ready: list[Task] = []
     for task in wanted:
         try:
@@ -78,21 +77,32 @@ def evaluate(
         raise UserError(f"no data for any of the tasks; {next(iter(results.absent.values()))}")
     for task in ready:
         outcome = task.run(subject, data, settings)
-        results.absent.pop(task.name, None)
-        _add(results, outcome, on_result)
-        if out is not None:
-            _write_items(out, task.name, outcome)
-            write_json(out / RESULTS, _table(results))
+        if training:
+            outcome.scores += training.scores(task.name, outcome.texts, outcome.scores)
+        record(results, task.name, outcome, out)
     return results
 
 
-def _add(results: Results, outcome: Outcome, on_result: Callable[[Measurement], None]) -> None:
-    for score in outcome.scores:
-        measurement = score.measurement(outcome.data)
-        kept = [m for m in results.measurements if m.name != measurement.name]
-        results.measurements = [*kept, measurement]
-        results.scores[score.name] = score
-        on_result(measurement)
+def begun(subject: Subject, name: str, out: Path | None) -> Results:
+    """The results in a folder, or none yet; UserError if they are of another model."""
+    if out is None or not (out / RESULTS).exists():
+        return Results(name, subject.digest, subject.model.config.n_params)
+    earlier = load(out)
+    if earlier.weights != subject.digest:
+        raise UserError(f"{out} holds results of another model; choose another --out")
+    return earlier
+
+
+def record(results: Results, task: str, outcome: Outcome, out: Path | None) -> None:
+    """Add what a task found, and write it where there is a folder."""
+    results.absent.pop(task, None)
+    new = {score.name for score in outcome.scores}
+    results.measurements = [m for m in results.measurements if m.name not in new]
+    results.measurements += [score.measurement(outcome.data) for score in outcome.scores]
+    results.scores |= {score.name: score for score in outcome.scores}
+    if out is not None:
+        _write_items(out, task, outcome)
+        write_json(out / RESULTS, _table(results))
 
 
 def _write_items(out: Path, name: str, outcome: Outcome) -> None:

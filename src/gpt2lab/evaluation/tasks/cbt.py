@@ -48,12 +48,14 @@ def _run(kind: str, source: Source, subject: Subject, data: Data, settings: Sett
     questions = limited(_read(file), settings, file)
     pairs: list[tuple[str, str]] = []
     lines = joined = 0
+    whole: list[str] = []
     for question in questions:
         texts = [join(s, CHILDRENS_BOOKS) for s in question.sentences]
         lines += len(texts)
         joined += sum(t.invertible for t in texts)
         before, _, after = texts[-1].text.partition(BLANK)
         context = " ".join([*(t.text for t in texts[:-1]), before])
+        whole.append(context + question.answer + after)
         pairs += [(context, option + after) for option in question.options]
     name = f"cbt-{kind}"
     found = iter(subject.endings(name, pairs))
@@ -72,7 +74,7 @@ def _run(kind: str, source: Source, subject: Subject, data: Data, settings: Sett
         for q, c in zip(questions, chosen, strict=True)
     ]
     score = mean(f"{name} accuracy", right, protocol, settings=settings_told)
-    return Outcome([score], file.digest, [str(file.path)], items)
+    return Outcome([score], file.digest, [str(file.path)], items, whole)
 
 
 TASKS = tuple(

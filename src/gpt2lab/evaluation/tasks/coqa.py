@@ -28,6 +28,7 @@ class Turn(NamedTuple):
     """By one or several people."""
     domain: str
     story: int
+    text: str
 
 
 def normal(text: str) -> list[str]:
@@ -72,7 +73,7 @@ def _turns(story: dict[str, Any], number: int) -> list[Turn]:
     for i, (question, answer) in enumerate(zip(story["questions"], story["answers"], strict=True)):
         said += f"Q: {question['input_text']}\n"
         truths = [answer["input_text"], *(person[i]["input_text"] for person in more)]
-        turns.append(Turn(said + "A:", truths, story["source"], number))
+        turns.append(Turn(said + "A:", truths, story["source"], number, story["story"]))
         said += f"A: {answer['input_text']}\n"
     return turns
 
@@ -107,7 +108,8 @@ def _run(subject: Subject, data: Data, settings: Settings) -> Outcome:
          "written": w, "f1": s}
         for t, w, s in zip(turns, written, scored, strict=True)
     ]  # fmt: skip
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    texts = list({t.story: t.text for t in turns}.values())
+    return Outcome(scores, file.digest, [str(file.path)], items, texts)
 
 
 def _score(

@@ -89,7 +89,7 @@ def _run(text: str, source: Source, subject: Subject, data: Data, settings: Sett
         {"passage": before, "word": word.strip(), "nats": s.total, "greedy": s.greedy}
         for (before, word), s in zip(pairs, found, strict=True)
     ]
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    return Outcome(scores, file.digest, [str(file.path)], items, passages)
 
 
 def _perplexity(name: str, nats: "np.typing.NDArray[np.float64]", protocol: str) -> Score:

@@ -59,7 +59,8 @@ def _run(subject: Subject, data: Data, settings: Settings) -> Outcome:
          "log_p": float(p)}
         for q, w, r, p in zip(asked, written, right, sure, strict=True)
     ]  # fmt: skip
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    texts = ["".join(q.pairs[0]) for q in asked]
+    return Outcome(scores, file.digest, [str(file.path)], items, texts)
 
 
 def _read(file: DataFile) -> tuple[list[Question], dict[str, list[str]]]:

@@ -115,6 +115,7 @@ def _run(
     pairs = [(shown + a, b) for q in asked for a, b in q.pairs]
     found = iter(subject.endings(task.name, pairs))
     each = [[next(found) for _ in q.pairs] for q in asked]
+    texts = ["".join(q.pairs[q.right]) for q in asked]
     told = {"shots": shots, "example_seed": settings.seed} if shots else {"shots": 0}
     if task.kind == "ending":
         bits = [
@@ -135,7 +136,7 @@ def _run(
             {"prompt": q.pairs[0][0], "ending": q.pairs[0][1], "nats": o.total, "greedy": o.greedy}
             for q, (o,) in zip(asked, each, strict=True)
         ]
-        return Outcome(scores, file.digest, [str(file.path)], items)
+        return Outcome(scores, file.digest, [str(file.path)], items, texts)
     totals = [[one.total for one in group] for group in each]
     protocol = {
         "choice": "the option that is likeliest after the prompt",
@@ -165,7 +166,7 @@ def _run(
         {"options": [list(p) for p in q.pairs], "right": q.right, "chosen": c, "nats": t}
         for q, c, t in zip(asked, chosen, totals, strict=True)
     ]
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    return Outcome(scores, file.digest, [str(file.path)], items, texts)
 
 
 def with_examples(

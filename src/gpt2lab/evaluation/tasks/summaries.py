@@ -76,7 +76,7 @@ def _run(subject: Subject, data: Data, settings: Settings) -> Outcome:
             scores.append(
                 Score(f"cnn-dailymail{way} {name}", "F1", sums, protocols[way], percent, told)
             )
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    return Outcome(scores, file.digest, [str(file.path)], items, articles)
 
 
 def _written(subject: Subject, articles: Sequence[str], hint: str, seed: int) -> list[list[str]]:

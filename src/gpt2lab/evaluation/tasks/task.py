@@ -39,6 +39,8 @@ class Outcome:
     files: list[str]
     items: list[dict[str, Any]] = field(default_factory=list)
     """For people: what was asked and answered, one object an item."""
+    texts: list[str] = field(default_factory=list)
+    """Of each item of the scores, what of it may have been in a training text."""
 
 
 class Task(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation import megatron
 from gpt2lab.evaluation.detokenize import ONE_BILLION, PENN_TREEBANK, WIKITEXT, Style, join
+from gpt2lab.evaluation.likelihood import Ids, Scores
 from gpt2lab.evaluation.scores import Score, perplexity, ratio
 from gpt2lab.evaluation.sources import Data, DataFile, Source
 from gpt2lab.evaluation.subject import Subject
@@ -82,7 +83,20 @@ def _run(
         else:
             sums = np.stack([nats / math.log(2), units], -1)
             scores.append(Score(f"{name}.{unit} bits", f"bits/{unit}", sums, protocol, ratio, told))
-    return Outcome(scores, file.digest, [str(file.path)], [{"scored raw": t} for t in text.raw])
+    raw = [{"scored raw": line} for line in text.raw]
+    return Outcome(
+        scores, file.digest, [str(file.path)], raw, _item_texts(subject, text, ids, scored)
+    )
+
+
+def _item_texts(
+    subject: Subject, text: Text, ids: list[Ids], scored: list[list[Scores]]
+) -> list[str]:
+    """The sentences, or of one stream the part that each window scores."""
+    if len(ids) > 1:
+        return text.texts
+    ends = np.cumsum([len(window.nats) for window in scored[0]])[:-1]
+    return [subject.tokenizer.decode(part.tolist()) for part in np.split(ids[0], ends)]
 
 
 def _words(

@@ -93,8 +93,9 @@ def _run(into: str, subject: Subject, data: Data, settings: Settings) -> Outcome
         {"sentence": q.pairs[0][0].removesuffix(" ="), "written": w, "reference": r}
         for q, w, r in zip(asked, written, references, strict=True)
     ]
+    both = ["".join(q.pairs[0]) for q in asked]
     digest = f"{files[source].digest} {files[target].digest}"
-    return Outcome([score], digest, [str(f.path) for f in files.values()], items)
+    return Outcome([score], digest, [str(f.path) for f in files.values()], items, both)
 
 
 def first_sentence(text: str) -> str:

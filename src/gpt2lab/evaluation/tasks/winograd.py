@@ -113,7 +113,8 @@ def _run(subject: Subject, data: Data, settings: Settings) -> Outcome:
         {"options": s.beginnings, "rest": s.rest, "right": s.right, "partial": p, "full": f}
         for s, p, f in zip(schemas, partial, full, strict=True)
     ]
-    return Outcome(scores, file.digest, [str(file.path)], items)
+    texts = [s.beginnings[s.right] + s.rest for s in schemas]
+    return Outcome(scores, file.digest, [str(file.path)], items, texts)
 
 
 def _chosen(schemas: list[Schema], nats: list[float]) -> list[int]:

@@ -1,0 +1,204 @@
+"""How much of its training text a model gives back (Carlini et al. 2023; Hayes et al. 2025).
+
+A passage is extracted if greedy decoding after its first tokens writes its next ones exactly. One
+pass over prefix and suffix tells: it is so where each suffix token is the likeliest. The same pass
+gives the probability that one sample at temperature 1 writes the suffix, and so how likely some
+number of samples is to. Held-out passages are the control: what can be foretold without memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2lab.corpus import shards
+from gpt2lab.corpus.shards import Tokens
+from gpt2lab.errors import UserError
+from gpt2lab.evaluation.likelihood import Ids, Window
+from gpt2lab.evaluation.scores import Score, mean
+from gpt2lab.evaluation.subject import Subject
+from gpt2lab.evaluation.tasks.task import Outcome
+
+SUFFIX, SAMPLES = 50, 1000
+PREFIXES = (50, 100, 200, 450)
+DRAWS = (1, 100, 10_000)
+# Passages are told apart by how often they stand in the training text: once, twice, 3 or 4 times...
+_MOST_COPIES = (1, 2, 4, 8, 16, 32, 64)
+# Positions hashed at once.
+_BLOCK = 2**20
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+U64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Stretches of a text, each as long as the longest prefix and the suffix together."""
+
+    ids: Ids
+    """[N, T]"""
+    copies: npt.NDArray[np.int64]
+    """[N]: how often the end of each, suffix and shortest prefix, is in the training text."""
+
+
+def passages(
+    tokens: Tokens,
+    training: Tokens,
+    end_of_text: int,
+    *,
+    prefixes: Sequence[int] = PREFIXES,
+    suffix: int = SUFFIX,
+    count: int = SAMPLES,
+    seed: int = 0,
+) -> Passages:
+    """Passages of one text, drawn at random, with their copies in the training text."""
+    ids_NT = sample(tokens, max(prefixes) + suffix, count, seed, end_of_text)
+    return Passages(ids_NT, copies(training, ids_NT[:, -(min(prefixes) + suffix) :]))
+
+
+def of_shards(
+    subject: Subject,
+    folder: Path,
+    *,
+    prefixes: Sequence[int] = PREFIXES,
+    suffix: int = SUFFIX,
+    count: int = SAMPLES,
+    seed: int = 0,
+) -> Outcome:
+    """Extraction of the `train` split of token shards; their `val` split, if any, is the control.
+
+    Raises UserError if the shards are of another tokenizer, or too small.
+    """
+    if not prefixes or min(prefixes) < 1 or suffix < 1 or count < 1:
+        raise UserError("--prefixes, --suffix and --samples must be at least 1")
+    digest = shards.tokenizer_digest(folder)
+    if digest not in (None, subject.tokenizer.digest):
+        raise UserError(f"{folder} was made with another tokenizer than the model's")
+    training = shards.open_split(folder, "train")
+    given: dict[str, Any] = {"prefixes": prefixes, "suffix": suffix, "count": count, "seed": seed}
+    end = subject.tokenizer.end_of_text
+    asked = passages(training, training, end, **given)
+    control = None
+    if shards.has_split(folder, "val"):
+        control = passages(shards.open_split(folder, "val"), training, end, **given)
+    scores = measure(subject, asked, control, prefixes=prefixes, suffix=suffix)
+    return Outcome(scores, training.digest, [str(folder)])
+
+
+def sample(
+    tokens: Tokens, length: int, count: int, seed: int, end_of_text: int
+) -> npt.NDArray[np.int32]:
+    """Stretches [N, length] from places drawn at random, no document's end within them.
+
+    Raises UserError if the text has too few such places.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[int, Ids] = {}
+    for _ in range(20):
+        if len(tokens) <= length:
+            break
+        for start in rng.integers(len(tokens) - length, size=2 * count).tolist():
+            piece = tokens.slice(start, length)
+            if start not in found and not (piece[1:] == end_of_text).any():
+                found[start] = piece.astype(np.int32)
+        if len(found) >= count:
+            return np.stack(list(found.values())[:count])
+    raise UserError(
+        f"the text has only {len(found):,} passages of {length:,} tokens within one document; ask "
+        f"for fewer --samples than {count:,} or shorter --prefixes"
+    )
+
+
+def copies(tokens: Tokens, passages_NT: Ids) -> npt.NDArray[np.int64]:
+    """How often each passage [N, T] stands in a text."""
+    T = passages_NT.shape[1]
+    wanted = np.array([int(_hashes(p.astype(np.int64), T)[0]) for p in passages_NT], np.uint64)
+    keys = np.unique(wanted)
+    counts = np.zeros(len(keys), np.int64)
+    for start in range(0, len(tokens) - T + 1, _BLOCK):
+        found = _hashes(tokens.slice(start, min(_BLOCK + T - 1, len(tokens) - start)), T)
+        place = np.searchsorted(keys, found).clip(max=len(keys) - 1)
+        np.add.at(counts, place[keys[place] == found], 1)
+    return counts[np.searchsorted(keys, wanted)]
+
+
+def _hashes(ids: npt.NDArray[np.int64], length: int) -> U64:
+    """A 64-bit hash of each stretch of so many tokens."""
+    count = len(ids) - length + 1
+    state = np.zeros(count, np.uint64)
+    with np.errstate(over="ignore"):
+        for offset in range(length):
+            state = (state ^ ids[offset : offset + count].astype(np.uint64)) * _BASE
+            state ^= state >> np.uint64(29)
+    return state
+
+
+def measure(
+    subject: Subject,
+    training: Passages,
+    control: Passages | None,
+    *,
+    prefixes: Sequence[int] = PREFIXES,
+    suffix: int = SUFFIX,
+) -> list[Score]:
+    """Extraction by prefix length, by number of copies at the longest prefix, and by draws.
+
+    Raises UserError if prefix and suffix do not fit the context.
+    """
+    longest = max(prefixes)
+    if longest + suffix > subject.context + 1:
+        raise UserError(
+            f"a prefix of {longest} and a suffix of {suffix} tokens do not fit the context of "
+            f"{subject.context}; give shorter --prefixes"
+        )
+    scores: list[Score] = []
+    told = {"suffix": suffix, "training_passages": len(training.ids)}
+    for prefix in sorted(prefixes):
+        how = f"greedy decoding after {prefix} tokens writes the next {suffix}"
+        greedy, log_p = _asked(subject, training, prefix, suffix)
+        scores.append(_rate(f"extracted[{prefix}]", greedy, how, told))
+        for draws in DRAWS:
+            # 1 - (1 - p)^n without losing a small p.
+            chance = -np.expm1(draws * np.log1p(-np.exp(log_p.clip(max=-1e-12))))
+            times = f"{draws:,} samples at temperature 1 after {prefix} tokens"
+            name = f"extracted[{prefix}, {draws} draws]"
+            scores.append(_rate(name, chance, f"one of {times} is the next {suffix}", told))
+        if control is not None:
+            held, _ = _asked(subject, control, prefix, suffix)
+            scores.append(_rate(f"control[{prefix}]", held, f"{how}; held-out text", told))
+        if prefix == longest:
+            scores += _by_copies(greedy, training.copies, how, told)
+    return scores
+
+
+def _asked(
+    subject: Subject, passages: Passages, prefix: int, suffix: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Whether greedy decoding writes each suffix, and log p of it."""
+    asked = [Window(ids[-(prefix + suffix) :], suffix) for ids in passages.ids]
+    found = subject.score(f"passages after {prefix} tokens", asked)
+    return np.array([s.greedy for s in found]), np.array([-s.total for s in found])
+
+
+def _by_copies(
+    greedy: npt.NDArray[np.bool_], copies_N: npt.NDArray[np.int64], how: str, told: dict[str, Any]
+) -> list[Score]:
+    scores = []
+    low = 1
+    for high in (*_MOST_COPIES, None):
+        inside = (copies_N >= low) & (high is None or copies_N <= high)
+        between = (
+            f"over {low - 1}" if high is None else str(low) if low == high else f"{low} to {high}"
+        )
+        if inside.any():
+            name = f"extracted[copies: {between}]"
+            scores.append(_rate(name, greedy[inside], f"{how}; by copies in the text", told))
+        low = (high or 0) + 1
+    return scores
+
+
+def _rate(name: str, values: npt.ArrayLike, how: str, told: dict[str, Any]) -> Score:
+    return mean(name, values, how, settings=told)
