@@ -35,8 +35,8 @@ def files(tmp_path_factory):
     put("lambada_test.jsonl", "".join(json.dumps({"text": p}) + "\n" for p in passages))
     put("lambada/lambada_test_plain_text.txt", "\n".join(passages).lower())
     for kind in ("CN", "NE"):
-        question = "1 It rained .\n2 The cat slept .\n21 The XXXXX slept .\tcat\t\tcat|dog|hen\n\n"
-        put(f"CBTest/data/cbtest_{kind}_valid_2000ex.txt", question * 3)
+        question = "1 It rained .\n2 The cat slept .\n21 The @ slept .\tcat\t\tcat|dog|hen\n\n"
+        put(f"CBTest/data/cbtest_{kind}_valid_2000ex.txt", question.replace("@", "X" * 5) * 3)
     for name in ("wikitext-2", "wikitext-103"):
         put(f"{name}/wiki.test.tokens", " \n = River = \n \n It 's long , and @-@ wide . \n")
     put("ptb.test.txt", " it was n't sold \n mr. <unk> paid $ N \n")
@@ -199,7 +199,7 @@ def test_lists_of_tasks(capsys):
 def test_damaged_files_are_named(files, capsys, tmp_path):
     for name, content, task, words in (
         ("lambada_test.jsonl", '{"text": "word"}', "lambada[openai]", "passage 1: it is one word"),
-        ("cbtest_CN_valid_2000ex.txt", "21 no blank\ta\t\ta|b", "cbt-cn", "line 1: no XXXXX"),
+        ("cbtest_CN_valid_2000ex.txt", "21 no blank\ta\t\ta|b", "cbt-cn", "line 1: no " + "X" * 5),
         ("cbtest_NE_valid_2000ex.txt", "1 a\n", "cbt-ne", "holds no items"),
         ("winograd_wsc.jsonl", '{"gold": 3}', "winograd", "item 1: KeyError"),
         ("WSCollection.xml", "<a><b></a>", "winograd", "is not the collection's XML"),

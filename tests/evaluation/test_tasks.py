@@ -110,7 +110,7 @@ CBT = [
             "said Anna ; she did n't like to wait .",
             "Her brother 's answer was -LRB- as ever -RRB- short .",
         ],
-        "`` In the XXXXX , '' he said .",
+        "`` In the @ , '' he said .",
         "garden",
         ["garden", "house", "well", "boot", "tree", "hat", "sea", "box", "barn", "sun"],
         "Where is the cat?\" said Anna; she didn't like to wait. "
@@ -119,7 +119,7 @@ CBT = [
     ),
     (
         ["It was late .", "Mr. Low slept .", "The wind blew , the door banged ."],
-        "XXXXX of the house went out .",
+        "@ of the house went out .",
         "Lights",
         ["Lights", "Cats", "Men", "Fires", "Dogs", "Boys", "Maids", "Sons", "Guests", "Mice"],
         "It was late. Mr. Low slept. The wind blew, the door banged.",
@@ -132,7 +132,7 @@ def test_childrens_books(subject, slow, tmp_path):
     lines = []
     for sentences, query, answer, options, _, _ in CBT:
         lines += [f"{n} {s}" for n, s in enumerate(sentences, start=1)]
-        lines += [f"21 {query}\t{answer}\t\t{'|'.join(options)}", ""]
+        lines += [f"21 {query.replace('@', 'X' * 5)}\t{answer}\t\t{'|'.join(options)}", ""]
     (tmp_path / "cbtest_NE_valid_2000ex.txt").write_text("\n".join(lines))
     right, picks = [], []
     for *_, answer, options, before, after in CBT:

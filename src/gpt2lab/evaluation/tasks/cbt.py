@@ -11,7 +11,7 @@ from gpt2lab.evaluation.sources import Data, DataFile, Source
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks.task import Outcome, Settings, Task, limited
 
-BLANK = "XXXXX"
+BLANK = "X" * 5
 _NUMBER = re.compile(r"^\d+ ")
 
 
