@@ -9,7 +9,9 @@ import torch
 
 from evaluation.slow import STOP_WORDS, Slow, overlap_f1, perplexity, squad_words
 from gpt2lab.evaluation.sources import Data
+from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks import Settings, chosen
+from gpt2lab.model import GPT2, GPT2Config
 
 PASSAGES = [
     "The lamp had gone out again, and nobody had any oil. \u201cThen we sit in the dark,\u201d "
@@ -80,6 +82,29 @@ def test_lambada(subject, slow, tmp_path):
         assert found[f"{name}.last_token perplexity"].value == pytest.approx(
             math.exp(np.mean(token_nats)), rel=1e-4
         )
+
+
+def test_a_filtered_token_is_no_answer(small_tokenizer, tmp_path):
+    """`s` is a stop word, and also how many a word ends; a model that is sure of it is wrong."""
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=48, vocab_size=300)
+    model = GPT2(config, seed=0).eval()
+    (last,) = small_tokenizer.encode("s")
+    with torch.no_grad():
+        model.wte.weight.zero_()
+        model.wte.weight[last] = 1.0
+        model.ln_f.weight.zero_()
+        model.ln_f.bias.fill_(1.0)
+    write_lines(tmp_path / "lambada_test.jsonl", [{"text": "the qzs"}])
+    assert small_tokenizer.encode("the qzs")[-1] == last
+    found, _ = measured(Subject(model, small_tokenizer), "lambada[openai]", tmp_path)
+    assert found["lambada[openai].last_token accuracy"].value == 100
+    assert found["lambada[openai].last_token+stopfilter accuracy"].value == 0
+
+
+def test_one_sentence_is_a_sentence(tiny_subject, tmp_path):
+    (tmp_path / "news.en.heldout-00000-of-00050").write_text("the cat sat .\n")
+    found, _ = measured(tiny_subject, "1bw", tmp_path, limit=1)
+    assert found["1bw.word perplexity"].protocol.startswith("each line by itself")
 
 
 def test_lambada_counts_what_is_right(subject, slow, tmp_path):

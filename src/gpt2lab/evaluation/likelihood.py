@@ -6,7 +6,7 @@ common beginning computed once: a lane keeps what its last window shares with th
 what another lane has. So nothing is padded and little is computed twice.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +115,7 @@ def score(
     model: GPT2,
     given: Sequence[Window],
     *,
-    excluded: Sequence[int] = (),
+    excluded: Collection[int] = (),
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[tuple[int, Scores]]:
     """Score windows in whatever order is quickest; yield each one's number and scores.
@@ -136,7 +136,7 @@ class _Run:
         self,
         model: GPT2,
         given: Sequence[Window],
-        excluded: Sequence[int],
+        excluded: Collection[int],
         on_progress: Callable[[float], None],
     ) -> None:
         self.given, self.on_progress = given, on_progress

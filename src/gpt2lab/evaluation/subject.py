@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
@@ -62,7 +62,7 @@ class Subject:
         return np.concatenate([np.array(p, np.int32) for p in pieces] or [np.empty(0, np.int32)])
 
     def score(
-        self, label: str, asked: Sequence[Window], *, excluded: Sequence[int] = ()
+        self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = ()
     ) -> list[Scores]:
         """Scores of windows, in their order; see `likelihood.score`."""
         kind = f"score {sorted(excluded)}".encode()
@@ -88,7 +88,7 @@ class Subject:
         label: str,
         pairs: Sequence[tuple[str, str]],
         *,
-        excluded: Sequence[int] = (),
+        excluded: Collection[int] = (),
     ) -> list[Scores]:
         """Scores of the second text of each pair, coming after the first.
 

@@ -129,7 +129,8 @@ class TorchBackend:
         for batch in _batches(others if self._steps else chunks, self._cache.capacity - 1):
             logits |= self._batch(batch)
         wanted = [logits[c.slot] for c in chunks if c.outputs]
-        return torch.cat(wanted) if wanted else torch.empty(0, self.config.vocab_size)
+        none = torch.empty(0, self.config.vocab_size, device=self.device)
+        return torch.cat(wanted) if wanted else none
 
     @torch.inference_mode()
     def score(self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor) -> Tensor:

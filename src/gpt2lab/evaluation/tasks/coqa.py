@@ -1,5 +1,6 @@
 """CoQA (paper section 3.5): questions about a text in conversation, answered by greedy decoding."""
 
+import json
 import re
 import string
 from collections import Counter
@@ -57,8 +58,6 @@ def read(file: DataFile) -> list[Turn]:
     """All turns of all conversations."""
     if file.path.name.endswith(".parquet"):
         raise UserError(f"{file.path}: CoQA is read from its own JSON; give coqa-dev-v1.0.json")
-    import json
-
     try:
         stories = json.loads(file.text)["data"]
         return [turn for number, story in enumerate(stories) for turn in _turns(story, number)]

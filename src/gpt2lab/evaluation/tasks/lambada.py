@@ -43,10 +43,10 @@ def _published(file: DataFile) -> list[str]:
     return [line.strip() for line in file.text.split("\n") if line.strip()]
 
 
-def stop_tokens(tokenizer: Tokenizer) -> list[int]:
+def stop_tokens(tokenizer: Tokenizer) -> set[int]:
     """Tokens that spell a stop word, with or without a blank before it."""
     texts = (tokenizer.decode([i]).strip().lower() for i in range(tokenizer.size))
-    return [i for i, text in enumerate(texts) if text in STOP_WORDS]
+    return {i for i, text in enumerate(texts) if text in STOP_WORDS}
 
 
 def _run(text: str, source: Source, subject: Subject, data: Data, settings: Settings) -> Outcome:
@@ -60,14 +60,18 @@ def _run(text: str, source: Source, subject: Subject, data: Data, settings: Sett
             raise UserError(f"{file.path}, passage {number}: it is one word; check the file")
         pairs.append((before, blank + word))
     name = f"lambada[{text}]"
-    found = subject.endings(name, pairs, excluded=stop_tokens(subject.tokenizer))
+    stops = stop_tokens(subject.tokenizer)
+    found = subject.endings(name, pairs, excluded=stops)
     word_nats = np.array([s.total for s in found])
     token_nats = np.array([float(s.nats[-1]) for s in found])
-    # A word of one token that is a stop word cannot be the answer; rank_allowed does not say so.
-    stops = [word.strip().lower() in STOP_WORDS for _, word in pairs]
-    allowed = [not stop and not s.rank_allowed[0] for s, stop in zip(found, stops, strict=True)]
+    # A token that is filtered out is no answer, which rank_allowed does not say of itself.
+    whole = subject.tokenizer.encode_batch(passages)
+    allowed = [
+        not s.rank_allowed[0] and ids[-len(s.nats)] not in stops
+        for s, ids in zip(found, whole, strict=True)
+    ]
     token_allowed = [
-        not stop and not s.rank_allowed[-1] for s, stop in zip(found, stops, strict=True)
+        not s.rank_allowed[-1] and ids[-1] not in stops for s, ids in zip(found, whole, strict=True)
     ]
     rest = [not s.rank[1:].any() for s in found]
     form = "OpenAI's text, after a line end" if text == "openai" else "the published text"

@@ -32,6 +32,7 @@ class Text:
 
     texts: list[str]
     """One stream, or sentences that have nothing to do with each other."""
+    sentences: bool
     units: Mapping[str, float]
     """How many words, bytes or characters the published file has."""
     told: dict[str, Any] = field(default_factory=dict)
@@ -54,15 +55,15 @@ def _run(
         raise UserError(f"stride is {stride}; it must be from 1 to the context, {subject.context}")
     ids = [subject.ids(t) for t in text.texts]
     total = sum(map(len, ids))
-    if len(ids) == 1 and settings.limit:
+    if not text.sentences and settings.limit:
         ids[0] = ids[0][: subject.context + (settings.limit - 1) * stride]
     scored = subject.rolling(name, ids, stride)
-    if len(ids) == 1:
+    if not text.sentences:
         items = [(w.total, float(len(w.nats))) for w in scored[0]]
     else:
         items = [(sum(w.total for w in one), sum(len(w.nats) for w in one)) for one in scored]
     nats, tokens = np.array(items, np.float64).T
-    form = "one stream" if len(ids) == 1 else "each line by itself"
+    form = "each line by itself" if text.sentences else "one stream"
     told = text.told | {"context": subject.context, "stride": stride}
     # An item stands for as many words or bytes as its share of all tokens; so do the first items
     # of a text of which only those are measured.
@@ -93,7 +94,7 @@ def _item_texts(
     subject: Subject, text: Text, ids: list[Ids], scored: list[list[Scores]]
 ) -> list[str]:
     """The sentences, or of one stream the part that each window scores."""
-    if len(ids) > 1:
+    if text.sentences:
         return text.texts
     ends = np.cumsum([len(window.nats) for window in scored[0]])[:-1]
     return [subject.tokenizer.decode(part.tolist()) for part in np.split(ids[0], ends)]
@@ -127,7 +128,7 @@ def _words(
         "word": float(sum(len(line.split()) + 1 for line in lines)),
         "byte": float(sum(len(line.encode()) + 1 for line in lines)),
     }
-    return Text(joined if sentences else ["\n".join(joined)], units, told, raw)
+    return Text(joined if sentences else ["\n".join(joined)], sentences, units, told, raw)
 
 
 def _end(unit: str, file: DataFile, settings: Settings) -> Text:
@@ -135,7 +136,9 @@ def _end(unit: str, file: DataFile, settings: Settings) -> Text:
     part = file.content[-TEST_BYTES:]
     # A character that the cut or the end of the file goes through is left out.
     text = part.decode("utf-8", errors="ignore")
-    return Text([text], {unit: float(len(text.encode()))}, {"part": f"last {len(part):,} bytes"})
+    return Text(
+        [text], False, {unit: float(len(text.encode()))}, {"part": f"last {len(part):,} bytes"}
+    )
 
 
 _SETS: tuple[tuple[str, str, Source, Callable[[DataFile, Settings], Text]], ...] = (
