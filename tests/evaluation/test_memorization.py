@@ -72,7 +72,10 @@ def test_what_is_known_by_heart_is_given_back(trained, shards):
     by_copies = {n: s for n, s in found.items() if "copies" in n}
     assert sum(len(s.sums) for s in by_copies.values()) == 120
     assert len(by_copies) > 1
-    assert found["extracted[16]"].settings == {"suffix": SUFFIX, "training_passages": 120}
+    assert found["extracted[16]"].settings == {
+        "suffix": SUFFIX, "training_passages": 120, "curve": "extracted", "of": "greedy",
+        "along": "tokens given", "at": 16,
+    }  # fmt: skip
 
 
 def test_one_pass_tells_what_decoding_would_write(trained, shards):
@@ -130,7 +133,7 @@ def test_from_the_command_line(trained, shards, tmp_path, capsys):
         "10", "--samples", "30", "--store", str(tmp_path / "store"),
     ]  # fmt: skip
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    assert "extracted[16]" in capsys.readouterr().out
+    assert "extracted, greedy (%)" in capsys.readouterr().out
     assert suite.load(tmp_path / "out").find("control[8]").n == 30
     for more, words in (
         (["--prefixes", "45"], "do not fit the context of 48"),

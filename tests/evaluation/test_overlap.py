@@ -68,7 +68,7 @@ def test_a_million_strings_that_are_not_there(tmp_path):
 
 def test_shards_text_and_filter_agree(texts, tmp_path, small_tokenizer, monkeypatch):
     train, test = texts
-    monkeypatch.setattr("gpt2lab.evaluation.overlap._TOKENS", 777)
+    monkeypatch.setattr("gpt2lab.evaluation.documents._TOKENS", 777)
     build.shard([Document(t) for t in train], small_tokenizer, tmp_path / "shards", held_out=0.0)
     if not (tmp_path / "shards" / "tokenizer").exists():
         small_tokenizer.save(tmp_path / "shards" / "tokenizer")

@@ -6,6 +6,7 @@ import pytest
 
 from evaluation.slow import Slow
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation import plots, report, suite
 from gpt2lab.evaluation.sources import Data, DataFile
 from gpt2lab.evaluation.tasks import Settings, chosen, questions, tasks
 from gpt2lab.evaluation.tasks.questions import Question, TaskFile, load, read
@@ -68,6 +69,20 @@ def test_a_file_of_ten_lines(subject, reference, described, shots):
     rate = found["things accuracy per character"].value
     assert rate == pytest.approx(100 * sum(by_length) / len(by_length))
     assert found["things accuracy"].settings["shots"] == shots
+
+
+def test_a_curve_asks_the_same_questions_whatever_is_shown(subject, described, tmp_path):
+    task = chosen([str(described())])
+    settings = Settings()
+    results = suite.evaluate(subject, "m", task, Data(tmp_path), settings, shots=(1, 0, 1))
+    names = [m.name for m in results.measurements]
+    assert names[:2] == ["things accuracy [0 shots]", "things accuracy per character [0 shots]"]
+    points = {(m.settings["curve"], m.settings["at"]): m for m in results.measurements}
+    assert len(points) == 4 and all(m.n == 2 for m in points.values())
+    alone = run(subject, described(), shots=1)[0]["things accuracy"]
+    assert points["things accuracy", 1].value == alone.value
+    assert ("shots", "0", "1") in report.curves(results)[0]
+    plots.curves([results, results], tmp_path / "curves.png")
 
 
 def test_pairs_endings_and_schemas(subject, reference, tmp_path):

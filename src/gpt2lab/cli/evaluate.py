@@ -1,8 +1,8 @@
-"""`gpt2lab evaluate MODEL | memorization | compare | plot | tasks | lm-eval`"""
+"""`gpt2lab evaluate MODEL | longform | memorization | compare | plot | tasks | lm-eval`"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,9 +42,9 @@ class Measured:
 class Evaluate(Measured):
     """Score a model zero-shot, beside the figures of the GPT-2 paper. Other forms: `evaluate
     tasks` lists what there is, `evaluate compare A B` compares two --out folders item by item,
-    `evaluate plot PNG A ...` draws them against model size, `evaluate memorization` asks how much
-    training text a model gives back, `evaluate lm-eval ...` is lm-eval's command line with --model
-    gpt2lab.
+    `evaluate plot PNG A ...` draws them against model size, `evaluate longform` measures how long
+    texts hold together, `evaluate memorization` asks how much training text a model gives back,
+    `evaluate lm-eval ...` is lm-eval's command line with --model gpt2lab.
     """
 
     tasks: tuple[str, ...] = ()
@@ -59,12 +59,41 @@ class Evaluate(Measured):
     set's overlap with it is told, and scores over the items that have none."""
     limit: int | None = None
     """Only the first so many items of each task."""
-    shots: int | None = None
-    """Solved examples before each question, where a task shows any."""
+    shots: tuple[int, ...] = ()
+    """Solved examples before each question, where a task shows any; the task's own number if not
+    given. Several numbers give a curve."""
     stride: int | None = None
     """Tokens by which windows over texts advance; the context if not given."""
     detokenizer: Literal["paper", "megatron", "raw"] = "paper"
     """How tokenised texts are joined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longform(Measured):
+    """Let a model continue documents, and measure the texts beside what people wrote: by window,
+    how well the prompt's topic and style can be recognised, what is repeated, and likelihood; and
+    over whole texts repetition, distinct n-grams, self-BLEU, Zipf's law and MAUVE.
+    """
+
+    texts: tyro.conf.Positional[Path]
+    """Documents: text, JSON Lines, Parquet, or a folder of token shards with a held-out split."""
+    prompt: int = 128
+    """Tokens of a document that are given."""
+    tokens: int = 512
+    """Tokens that are written."""
+    window: int = 64
+    """Tokens of a window."""
+    samples: int = 200
+    """Documents."""
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 40
+    """Draw from so many likeliest tokens, as the paper's samples; 0 is all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    judge: str | None = None
+    """The model whose hidden states MAUVE compares texts by, the same one for models that are to
+    be compared; the model itself if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +124,15 @@ class Compare:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the paper's numbers against model size, with the paper's own sizes."""
+    """Draw the paper's numbers against model size, with the paper's own sizes, or curves."""
 
     png: tyro.conf.Positional[Path]
     """Picture to write."""
     results: tyro.conf.Positional[tuple[Path, ...]]
     """One or several --out folders."""
+    curves: bool = False
+    """Draw what was measured along an axis: windows of long texts, numbers of examples, tokens of a
+    passage."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +147,7 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     others: dict[str, tuple[Any, Callable[[Any], None]]] = {
         "compare": (Compare, _compare), "plot": (Plot, _plot), "tasks": (Tasks, _tasks),
-        "memorization": (Memorization, _memorization),
+        "longform": (Longform, _longform), "memorization": (Memorization, _memorization),
     }  # fmt: skip
     if argv and argv[0] in others:
         form, act = others[argv[0]]
@@ -140,21 +172,46 @@ def _evaluate(command: Evaluate) -> None:
     data = Data(command.data)
     training = _training(command.training)
     settings = Settings(
-        command.limit, command.shots, command.stride, command.detokenizer, command.seed
-    )
-    with _subject(command) as subject:
+        limit=command.limit, stride=command.stride, detokenizer=command.detokenizer,
+        seed=command.seed,
+    )  # fmt: skip
+    with _subject(command, command.model) as subject:
         results = suite.evaluate(
             subject, command.model, wanted, data, settings,
-            out=command.out, training=training,
+            out=command.out, training=training, shots=command.shots,
             skip_absent=command.suite is not None and not command.tasks,
         )  # fmt: skip
+    _show(command, results)
+
+
+def _longform(command: Longform) -> None:
+    from gpt2lab.evaluation import longform, suite
+    from gpt2lab.generation import Sampling
+
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "evaluate longform needs scikit-learn; pip install 'gpt2lab[eval]'"
+        ) from None
+    setup = longform.Setup(
+        prompt=command.prompt, tokens=command.tokens, window=command.window,
+        samples=command.samples, seed=command.seed,
+        sampling=Sampling(command.temperature, command.top_k, command.top_p),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        subject = stack.enter_context(_subject(command, command.model))
+        judge = stack.enter_context(_subject(command, command.judge)) if command.judge else None
+        results = suite.begun(subject, command.model, command.out)
+        outcome = longform.longform(subject, command.texts, setup, judge=judge)
+    suite.record(results, "longform", outcome, command.out)
     _show(command, results)
 
 
 def _memorization(command: Memorization) -> None:
     from gpt2lab.evaluation import memorization, suite
 
-    with _subject(command) as subject:
+    with _subject(command, command.model) as subject:
         outcome = memorization.of_shards(
             subject, command.shards,
             prefixes=command.prefixes, suffix=command.suffix, count=command.samples,
@@ -166,8 +223,8 @@ def _memorization(command: Memorization) -> None:
 
 
 @contextmanager
-def _subject(command: Measured) -> "Iterator[Subject]":
-    """The model that is asked for, with its answers kept."""
+def _subject(command: Measured, model: str) -> "Iterator[Subject]":
+    """A model, with its answers kept."""
     import gpt2lab
     from gpt2lab.doctor import named_or_best_device
     from gpt2lab.evaluation.store import Store, default_folder, weights_digest
@@ -177,9 +234,9 @@ def _subject(command: Measured) -> "Iterator[Subject]":
     if command.out is not None:
         require_writable_folder(command.out)
     device = named_or_best_device(command.device)
-    checkpoint = gpt2lab.load(command.model, command.dtype, device)
+    checkpoint = gpt2lab.load(model, command.dtype, device)
     if checkpoint.tokenizer is None:
-        raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
+        raise UserError(f"{model} has no tokenizer; put vocab.json and merges.txt there")
     folder = command.store or default_folder()
     with Store(folder / f"{weights_digest(checkpoint.model)[:16]}.sqlite") as store:
         yield Subject(checkpoint.model, checkpoint.tokenizer, store=store, step=_step)
@@ -235,11 +292,12 @@ def _compare(command: Compare) -> None:
 
 
 def _plot(command: Plot) -> None:
-    from gpt2lab.evaluation import report, suite
+    from gpt2lab.evaluation import plots, suite
 
     if not command.results:
         raise UserError("no results to plot; give one or more --out folders")
-    report.plot([suite.load(folder) for folder in command.results], command.png)
+    draw = plots.curves if command.curves else plots.sizes
+    draw([suite.load(folder) for folder in command.results], command.png)
 
 
 def _tasks(command: Tasks) -> None:

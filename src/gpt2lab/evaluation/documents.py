@@ -1,12 +1,16 @@
-"""Bits per byte of whole documents: a figure that models of all vocabularies share."""
+"""Whole documents: reading them, and bits per byte, a figure that all vocabularies share."""
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 
+from gpt2lab.corpus import shards
+from gpt2lab.corpus.plaintext import find_files, read_documents
+from gpt2lab.errors import UserError
 from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.evaluation.scores import Score, ratio
 from gpt2lab.evaluation.subject import Subject
@@ -17,6 +21,43 @@ PROTOCOL = (
     "each document after <|endoftext|>, every token once, windows of the whole context "
     "advancing by half of it; bytes of the UTF-8 text"
 )
+# Tokens that are turned into text at once.
+_TOKENS = 2**20
+
+
+def texts_of(path: Path, split: str) -> Iterator[str]:
+    """Documents of one split of a folder of token shards, or of files of text.
+
+    Shards are turned into text by the tokenizer in the folder beside them, `tokenizer/`.
+    Raises UserError if there is no text that can be read.
+    """
+    if path.is_dir() and shards.has_split(path, split):
+        yield from _shard_texts(path, split)
+        return
+    for file in find_files(path):
+        for document in read_documents(file):
+            yield document.text
+
+
+def _shard_texts(path: Path, split: str) -> Iterator[str]:
+    if not (path / "tokenizer").is_dir():
+        raise UserError(
+            f"{path} has token shards but no tokenizer/ to read them with; put it there"
+        )
+    tokenizer = Tokenizer.load(path / "tokenizer")
+    digest = shards.tokenizer_digest(path)
+    if digest not in (None, tokenizer.digest):
+        raise UserError(f"{path}/tokenizer is not the one its shards were made with")
+    tokens = shards.open_split(path, split)
+    rest: list[np.ndarray] = []
+    for start in range(0, len(tokens), _TOKENS):
+        piece = tokens.slice(start, min(_TOKENS, len(tokens) - start))
+        ends = np.flatnonzero(piece == tokenizer.end_of_text)
+        for part in np.split(piece, ends)[:-1]:
+            yield tokenizer.decode(np.concatenate([*rest, part]).tolist())
+            rest = []
+        rest.append(piece[ends[-1] + 1 if len(ends) else 0 :])
+    yield tokenizer.decode(np.concatenate([*rest, np.empty(0, np.int64)]).tolist())
 
 
 def bits_per_byte(

@@ -8,6 +8,7 @@ number of samples is to. Held-out passages are the control: what can be foretold
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from gpt2lab.corpus import shards
 from gpt2lab.corpus.shards import Tokens
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation.likelihood import Ids, Window
-from gpt2lab.evaluation.scores import Score, mean
+from gpt2lab.evaluation.scores import Score, mean, point
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks.task import Outcome
 
 SUFFIX, SAMPLES = 50, 1000
 PREFIXES = (50, 100, 200, 450)
 DRAWS = (1, 100, 10_000)
+# As Hayes et al. draw.
+TOP_K = 40
 # Passages are told apart by how often they stand in the training text: once, twice, 3 or 4 times...
 _MOST_COPIES = (1, 2, 4, 8, 16, 32, 64)
 # Positions hashed at once.
@@ -158,29 +161,48 @@ def measure(
     told = {"suffix": suffix, "training_passages": len(training.ids)}
     for prefix in sorted(prefixes):
         how = f"greedy decoding after {prefix} tokens writes the next {suffix}"
-        greedy, log_p = _asked(subject, training, prefix, suffix)
-        scores.append(_rate(f"extracted[{prefix}]", greedy, how, told))
-        for draws in DRAWS:
-            # 1 - (1 - p)^n without losing a small p.
-            chance = -np.expm1(draws * np.log1p(-np.exp(log_p.clip(max=-1e-12))))
-            times = f"{draws:,} samples at temperature 1 after {prefix} tokens"
-            name = f"extracted[{prefix}, {draws} draws]"
-            scores.append(_rate(name, chance, f"one of {times} is the next {suffix}", told))
+        asked = _windows(training, prefix, suffix)
+        found = subject.score(f"passages after {prefix} tokens", asked)
+        greedy = np.array([s.greedy for s in found])
+        here = partial(point, "extracted", "tokens given", prefix)
+        scores.append(_rate(f"extracted[{prefix}]", greedy, how, told | here("greedy")))
+        drawn = {
+            "": np.array([-s.total for s in found]),
+            f", top-k {TOP_K}": _log_p_top(subject, asked, prefix),
+        }
+        for rule, log_p in drawn.items():
+            for draws in DRAWS:
+                # 1 - (1 - p)^n without losing a small p.
+                chance = -np.expm1(draws * np.log1p(-np.exp(log_p.clip(max=-1e-12))))
+                times = f"{draws:,} samples at temperature 1{rule} after {prefix} tokens"
+                name = f"extracted[{prefix}, {draws} draws{rule}]"
+                how_often = f"one of {times} is the next {suffix}"
+                kind = here(f"{draws:,} draws{rule}")
+                scores.append(_rate(name, chance, how_often, told | kind))
         if control is not None:
-            held, _ = _asked(subject, control, prefix, suffix)
-            scores.append(_rate(f"control[{prefix}]", held, f"{how}; held-out text", told))
+            label = f"held-out passages after {prefix} tokens"
+            others = subject.score(label, _windows(control, prefix, suffix))
+            held = [s.greedy for s in others]
+            name = f"control[{prefix}]"
+            scores.append(_rate(name, held, f"{how}; held-out text", told | here("held-out")))
         if prefix == longest:
             scores += _by_copies(greedy, training.copies, how, told)
     return scores
 
 
-def _asked(
-    subject: Subject, passages: Passages, prefix: int, suffix: int
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Whether greedy decoding writes each suffix, and log p of it."""
-    asked = [Window(ids[-(prefix + suffix) :], suffix) for ids in passages.ids]
-    found = subject.score(f"passages after {prefix} tokens", asked)
-    return np.array([s.greedy for s in found]), np.array([-s.total for s in found])
+def _windows(passages: Passages, prefix: int, suffix: int) -> list[Window]:
+    return [Window(ids[-(prefix + suffix) :], suffix) for ids in passages.ids]
+
+
+def _log_p_top(subject: Subject, asked: Sequence[Window], prefix: int) -> npt.NDArray[np.float64]:
+    """Log p of each suffix where only the likeliest tokens are drawn."""
+    log_p = []
+    label = f"likeliest tokens after {prefix}"
+    for window, top in zip(asked, subject.likeliest(label, asked, TOP_K), strict=True):
+        hit = top.ids == window.ids[-window.scored :, None]
+        among = np.where(hit, top.log_p, -np.inf).max(1).astype(np.float64)
+        log_p.append((among - np.logaddexp.reduce(top.log_p.astype(np.float64), 1)).sum())
+    return np.array(log_p)
 
 
 def _by_copies(
@@ -195,7 +217,9 @@ def _by_copies(
         )
         if inside.any():
             name = f"extracted[copies: {between}]"
-            scores.append(_rate(name, greedy[inside], f"{how}; by copies in the text", told))
+            here = point("extracted, by copies", "copies in the text, at least", low, "greedy")
+            how_often = f"{how}; by copies in the text"
+            scores.append(_rate(name, greedy[inside], how_often, told | here))
         low = (high or 0) + 1
     return scores
 

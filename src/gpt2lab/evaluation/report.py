@@ -1,4 +1,4 @@
-"""Results for people: a table beside the paper's figures, CSV, and plots against model size."""
+"""Results for people: tables, the paper's figures beside ours, and CSV."""
 
 import csv
 import importlib.util
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation import plots
 from gpt2lab.evaluation.measurement import Measurement
-from gpt2lab.evaluation.paper import PARAMETERS, ROWS, SIZES, Row
+from gpt2lab.evaluation.paper import ROWS, SIZES, Row
 from gpt2lab.evaluation.scores import Difference, difference
 from gpt2lab.evaluation.suite import Results
 from gpt2lab.storage import atomic_file
@@ -33,29 +34,20 @@ def paper_table(results: Results) -> list[tuple[Row, Measurement | None]]:
 
 
 def markdown(results: Results) -> str:
-    """The paper's table with ours beside it, its notes, and every other number."""
+    """The paper's table with ours beside it, its notes, curves, and every other number."""
     lines = [
-        f"# {results.model}, zero-shot",
+        f"# {results.model}",
         "",
         f"{results.parameters:,} parameters; weights `{results.weights[:16]}`. Intervals: 95 %, "
-        "bootstrap over items. The paper's columns are its figures for its four sizes; the last "
-        "column numbers the notes below.",
+        "bootstrap over items.",
         "",
-        f"| | ours | n | {' | '.join(f'GPT-2 {size}' for size in SIZES)} | |",
-        "|---|---|---|" + "---|" * (len(SIZES) + 1),
     ]
-    notes: list[str] = []
     rows = paper_table(results)
-    for row, m in rows:
-        if row.note and m and row.note not in notes:
-            notes.append(row.note)
-        note = str(notes.index(row.note) + 1) if row.note and m else ""
-        figures = " | ".join("" if f is None else f"{f:g}" for f in row.figures)
-        ours = (shown(m), f"{m.n:,}") if m else ("not measured", "")
-        lines.append(f"| {row.label} | {ours[0]} | {ours[1]} | {figures} | {note} |")
-    lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes, start=1))]
-    used = {row.measurement for row, _ in rows}
-    others = [m for m in results.measurements if m.name not in used]
+    if any(m for _, m in rows):
+        lines += _paper_markdown(rows)
+    for curve_table in curves(results):
+        lines += ["", *_markdown_table(curve_table)]
+    others = [m for m in _others(results) if "curve" not in m.settings]
     if others:
         lines += ["", "## More numbers", "", "| | | n | how |", "|---|---|---|---|"]
         lines += [
@@ -69,26 +61,73 @@ def markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _paper_markdown(rows: Sequence[tuple[Row, Measurement | None]]) -> list[str]:
+    lines = [
+        "The columns on the right are the GPT-2 paper's figures for its four sizes; the last one "
+        "numbers the notes below.",
+        "",
+        f"| | ours | n | {' | '.join(f'GPT-2 {size}' for size in SIZES)} | |",
+        "|---|---|---|" + "---|" * (len(SIZES) + 1),
+    ]
+    notes: list[str] = []
+    for row, m in rows:
+        if row.note and m and row.note not in notes:
+            notes.append(row.note)
+        note = str(notes.index(row.note) + 1) if row.note and m else ""
+        figures = " | ".join("" if f is None else f"{f:g}" for f in row.figures)
+        ours = (shown(m), f"{m.n:,}") if m else ("not measured", "")
+        lines.append(f"| {row.label} | {ours[0]} | {ours[1]} | {figures} | {note} |")
+    return [*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, start=1))]
+
+
+def _others(results: Results) -> list[Measurement]:
+    """Measurements that the paper has no figure for."""
+    used = {row.measurement for row in ROWS}
+    return [m for m in results.measurements if m.name not in used]
+
+
+def curves(results: Results) -> list[list[tuple[str, ...]]]:
+    """Tables of the numbers that are points of curves, one for those along the same axis."""
+    tables: dict[str, dict[str, dict[float, str]]] = {}
+    for m in results.measurements:
+        if "curve" in m.settings:
+            curve, of, along, at = (m.settings[k] for k in ("curve", "of", "along", "at"))
+            name = f"{curve}, {of} ({m.unit})" if of else f"{curve} ({m.unit})"
+            tables.setdefault(along, {}).setdefault(name, {})[at] = number(m.value)
+    found = []
+    for along, by_name in tables.items():
+        places = sorted({at for points in by_name.values() for at in points})
+        found.append(
+            [(along, *(f"{at:,}" for at in places))]
+            + [(name, *(p.get(at, "") for at in places)) for name, p in by_name.items()]
+        )
+    return found
+
+
+def _markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    head, *rest = (f"| {' | '.join(_cell(c) for c in row)} |" for row in rows)
+    return [head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest]
+
+
 def _cell(text: str) -> str:
     """Text in a Markdown table, where a bar would begin the next cell."""
     return text.replace("|", "\\|")
 
 
 def table(results: Results) -> str:
-    """The paper's rows that were measured, and every other number, for a terminal."""
-    head = ("", "ours", "n", *SIZES)
-    cells: list[tuple[str, ...]] = [head]
-    for row, m in paper_table(results):
-        if m:
-            figures = ["" if f is None else f"{f:g}" for f in row.figures]
-            cells.append((row.label, shown(m), f"{m.n:,}", *figures))
-    used = {row.measurement for row in ROWS}
+    """The paper's rows that were measured, curves, and every other number, for a terminal."""
+    measured = [(row, m) for row, m in paper_table(results) if m]
+    cells: list[tuple[str, ...]] = [("", "ours", "n", *(SIZES if measured else ()))]
+    for row, m in measured:
+        figures = ["" if f is None else f"{f:g}" for f in row.figures]
+        cells.append((row.label, shown(m), f"{m.n:,}", *figures))
     cells += [
-        (m.name, shown(m), f"{m.n:,}", *[""] * len(SIZES))
-        for m in results.measurements
-        if m.name not in used
+        (m.name, f"{shown(m)}", f"{m.n:,}", *[""] * (len(cells[0]) - 3))
+        for m in _others(results)
+        if "curve" not in m.settings
     ]
-    return _aligned(cells, left=2)
+    parts = [_aligned(cells, left=2)] if len(cells) > 1 else []
+    return "\n\n".join([*parts, *(_aligned(rows, left=1) for rows in curves(results))])
 
 
 def csv_text(results: Sequence[Results]) -> str:
@@ -152,61 +191,13 @@ def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> str:
 
 
 def write(results: Results, folder: Path) -> None:
-    """results.md, results.csv and, where matplotlib is, results.png."""
+    """results.md, results.csv and, where matplotlib is, results.png and curves.png."""
     for name, text in (("results.md", markdown(results)), ("results.csv", csv_text([results]))):
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
-    measured = any(m for _, m in paper_table(results))
-    if measured and importlib.util.find_spec("matplotlib"):
-        plot([results], folder / "results.png")
-
-
-def plot(results: Sequence[Results], path: Path) -> None:
-    """Each of the paper's numbers against model size, with the paper's four sizes as a line."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-        from matplotlib.ticker import NullFormatter
-    except ImportError:
-        raise UserError("plots need matplotlib; pip install 'gpt2lab[plot]'") from None
-    rows = [row for row in ROWS if any(one.find(row.measurement) for one in results)]
-    if not rows:
-        raise UserError("none of the paper's tasks was measured; there is nothing to plot")
-    columns = min(4, len(rows))
-    height = -(-len(rows) // columns)
-    figure, axes = pyplot.subplots(
-        height, columns, figsize=(3.4 * columns, 2.7 * height), squeeze=False, layout="constrained"
-    )
-    for place, axis in enumerate(axes.flat):
-        if place >= len(rows):
-            axis.axis("off")
-            continue
-        row = rows[place]
-        published = [(p, f) for p, f in zip(PARAMETERS, row.figures, strict=True) if f is not None]
-        if published:
-            x, y = zip(*published, strict=True)
-            axis.plot(x, y, "o-", color="#9aa3b2", label="GPT-2, paper")
-        ours = sorted(
-            ((one.parameters, m) for one in results if (m := one.find(row.measurement))),
-            key=lambda pair: pair[0],
-        )
-        sizes = [p for p, _ in ours]
-        values = [m.value for _, m in ours]
-        errors = [
-            [m.value - (m.value if m.low is None else m.low) for _, m in ours],
-            [(m.value if m.high is None else m.high) - m.value for _, m in ours],
-        ]
-        axis.errorbar(sizes, values, yerr=errors, fmt="s-", color="#2f6fde", label="ours")
-        axis.set_xscale("log")
-        if "perplexity" in row.label:
-            axis.set_yscale("log")
-            axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_title(row.label, fontsize=10)
-        axis.tick_params(labelsize=8)
-    axes.flat[0].legend(fontsize=8)
-    figure.supxlabel("parameters", fontsize=9)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
+    if not importlib.util.find_spec("matplotlib"):
+        return
+    if any(m for _, m in paper_table(results)):
+        plots.sizes([results], folder / "results.png")
+    if curves(results):
+        plots.curves([results], folder / "curves.png")

@@ -68,6 +68,11 @@ def mean(name: str, values: npt.ArrayLike, protocol: str, **more: Any) -> Score:
     return Score(name, "%", np.stack([numerators, np.ones_like(numerators)], -1), protocol, **more)
 
 
+def point(curve: str, along: str, at: float, of: str = "") -> dict[str, Any]:
+    """Settings of a score that is a point of a curve; of: which of several curves of that name."""
+    return {"curve": curve, "of": of, "along": along, "at": at}
+
+
 def _resampled(sums_NK: Sums) -> Iterator[Sums]:
     """Sums over as many items drawn with replacement, RESAMPLES times, some at a time."""
     rng = np.random.default_rng(SEED)

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation.hidden import Likeliest, features, likeliest
 from gpt2lab.evaluation.likelihood import Ids, Scores, Window, continuation, score, windows
 from gpt2lab.evaluation.store import Store, weights_digest
 from gpt2lab.generation import Generation, Request, generate_each
@@ -81,6 +83,7 @@ class Subject:
                 key = keys[new[number]]
                 found[key] = scores
                 self._keep(key, scores.table_T4.tobytes())
+        self._commit()
         return [found[key] for key in keys]
 
     def endings(
@@ -123,6 +126,30 @@ class Subject:
         flat = iter(self.score(label, [w for group in each for w in group]))
         return [[next(flat) for _ in group] for group in each]
 
+    def likeliest(self, label: str, asked: Sequence[Window], k: int) -> list[Likeliest]:
+        """The k tokens that the model found likeliest where each scored one stands.
+
+        They are too many to be kept.
+        """
+        with self._step(label) as on_progress:
+            found = dict(likeliest(self.model, asked, k, on_progress=on_progress))
+        return [found[i] for i in range(len(asked))]
+
+    def features(self, label: str, texts: Sequence[Ids]) -> npt.NDArray[np.float32]:
+        """The model's final hidden state after each text [N, D]; long ones are cut at their end."""
+        cut = [ids[: self.context] for ids in texts]
+        keys = [self._key(b"features", 0, ids.astype(np.int32).tobytes()) for ids in cut]
+        found = {k: np.frombuffer(answer, np.float32) for k, answer in self._known(keys).items()}
+        new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
+        with self._step(label) as on_progress:
+            results = features(self.model, [cut[i] for i in new], on_progress=on_progress)
+            for number, state in results:
+                key = keys[new[number]]
+                found[key] = state
+                self._keep(key, state.tobytes())
+        self._commit()
+        return np.stack([found[key] for key in keys])
+
     def write(self, label: str, requests: Sequence[Request]) -> list[Generation]:
         """Continue prompts, of which the oldest tokens are cut so that all that is written fits.
 
@@ -139,6 +166,7 @@ class Subject:
                 found[key] = result
                 self._keep(key, json.dumps(asdict(result)).encode())
                 on_progress(count / len(new))
+        self._commit()
         return [found[key] for key in keys]
 
     def _cut(self, label: str, number: int, request: Request) -> Request:
@@ -160,6 +188,11 @@ class Subject:
     def _keep(self, key: bytes, answer: bytes) -> None:
         if self._store:
             self._store.keep(key, answer)
+
+    def _commit(self) -> None:
+        """Let others write to the store, whatever is done next."""
+        if self._store:
+            self._store.commit()
 
 
 def _pieces(text: str) -> Iterable[str]:

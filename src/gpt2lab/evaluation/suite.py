@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from gpt2lab import __version__
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation.drift import lost_after
+from gpt2lab.evaluation.mauve import mauve
 from gpt2lab.evaluation.measurement import Measurement
-from gpt2lab.evaluation.scores import Score, percent, perplexity, ratio
+from gpt2lab.evaluation.scores import Score, percent, perplexity, point, ratio
 from gpt2lab.evaluation.sources import Data
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks import Outcome, Settings, Task
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from gpt2lab.evaluation.overlap import Training
 
 RESULTS, ITEMS = "results.json", "items"
-_FORMS = {form.__name__: form for form in (ratio, percent, perplexity, bleu)}
+_FORMS = {f.__name__: f for f in (ratio, percent, perplexity, bleu, mauve, lost_after)}
 
 
 @dataclass
@@ -52,12 +54,14 @@ def evaluate(
     settings: Settings,
     *,
     out: Path | None = None,
+    shots: Sequence[int] = (),
     skip_absent: bool = False,
     training: "Training | None" = None,
 ) -> Results:
     """Run tasks one after the other.
 
     out: a folder to which each task's results are written as soon as it ends.
+    shots: numbers of solved examples to try, where a task shows any; the settings' own if none.
     skip_absent: go on without tasks whose data is not there.
     training: the training text, of which each set's overlap is told, with its scores without that.
     Raises UserError if no task at all has its data.
@@ -76,11 +80,38 @@ def evaluate(
     if not ready:
         raise UserError(f"no data for any of the tasks; {next(iter(results.absent.values()))}")
     for task in ready:
-        outcome = task.run(subject, data, settings)
+        outcome = _run(task, subject, data, settings, sorted(set(shots)))
         if training:
             outcome.scores += training.scores(task.name, outcome.texts, outcome.scores)
         record(results, task.name, outcome, out)
     return results
+
+
+def _run(
+    task: Task, subject: Subject, data: Data, settings: Settings, shots: Sequence[int]
+) -> Outcome:
+    """What a task finds, with each number of examples if there are several."""
+    if len(shots) < 2:
+        return task.run(subject, data, replace(settings, shots=next(iter(shots), settings.shots)))
+    tried = (replace(settings, shots=k, reserved=shots[-1]) for k in shots)
+    first = task.run(subject, data, next(tried))
+    if not any("shots" in score.settings for score in first.scores):
+        return first
+    outcomes = [first, *(task.run(subject, data, one) for one in tried)]
+    scores = [
+        replace(
+            score, name=f"{score.name} [{k} shots]",
+            settings={**score.settings, **point(score.name, "shots", k)},
+        )
+        for k, outcome in zip(shots, outcomes, strict=True)
+        for score in outcome.scores
+    ]  # fmt: skip
+    items = [
+        {"shots": k, **item}
+        for k, outcome in zip(shots, outcomes, strict=True)
+        for item in outcome.items
+    ]
+    return replace(first, scores=scores, items=items)
 
 
 def begun(subject: Subject, name: str, out: Path | None) -> Results:
@@ -96,9 +127,9 @@ def begun(subject: Subject, name: str, out: Path | None) -> Results:
 def record(results: Results, task: str, outcome: Outcome, out: Path | None) -> None:
     """Add what a task found, and write it where there is a folder."""
     results.absent.pop(task, None)
-    new = {score.name for score in outcome.scores}
-    results.measurements = [m for m in results.measurements if m.name not in new]
-    results.measurements += [score.measurement(outcome.data) for score in outcome.scores]
+    new = [*(score.measurement(outcome.data) for score in outcome.scores), *outcome.others]
+    names = {m.name for m in new}
+    results.measurements = [m for m in results.measurements if m.name not in names] + new
     results.scores |= {score.name: score for score in outcome.scores}
     if out is not None:
         _write_items(out, task, outcome)

@@ -22,7 +22,7 @@ def _run(subject: Subject, data: Data, settings: Settings) -> Outcome:
     file = data.find(SOURCE)
     questions, answers = _read(file)
     shots = SHOTS if settings.shots is None else settings.shots
-    shown, asked = with_examples(questions, shots, settings.seed, str(file.path))
+    shown, asked = with_examples(questions, shots, settings, str(file.path))
     asked = limited(asked, settings, file)
     greedy = Sampling(temperature=0)
     requests = [

@@ -110,7 +110,7 @@ def _run(
     file = data.find(source)
     questions = read(task, file)
     shots = task.shots if settings.shots is None else settings.shots
-    shown, asked = with_examples(questions, shots, settings.seed, str(file.path))
+    shown, asked = with_examples(questions, shots, settings, str(file.path))
     asked = limited(asked, settings, file)
     pairs = [(shown + a, b) for q in asked for a, b in q.pairs]
     found = iter(subject.endings(task.name, pairs))
@@ -170,15 +170,16 @@ def _run(
 
 
 def with_examples(
-    questions: Sequence[Question], shots: int, seed: int, where: str
+    questions: Sequence[Question], shots: int, settings: Settings, where: str
 ) -> tuple[str, list[Question]]:
     """Solved questions to show before all others, the same before each; and the others."""
-    if not 0 <= shots < len(questions):
+    reserved = max(shots, settings.reserved)
+    if shots < 0 or reserved >= len(questions):
         raise UserError(
-            f"{where} has {len(questions)} questions; {shots} to show leave none to ask"
+            f"{where} has {len(questions)} questions; {reserved} to show leave none to ask"
         )
-    picks = random.Random(seed).sample(range(len(questions)), shots)
-    solved = [questions[i].pairs[questions[i].right] for i in picks]
+    picks = random.Random(settings.seed).sample(range(len(questions)), reserved)
+    solved = [questions[i].pairs[questions[i].right] for i in picks[:shots]]
     left = [q for i, q in enumerate(questions) if i not in set(picks)]
     return "".join(f"{a}{b}\n\n" for a, b in solved), left
 

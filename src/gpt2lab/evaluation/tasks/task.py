@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation.detokenize import Mode
+from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.evaluation.scores import Score
 from gpt2lab.evaluation.sources import Data, DataFile, Source
 from gpt2lab.evaluation.subject import Subject
@@ -19,6 +20,8 @@ class Settings:
     """Only the first so many items (windows, for texts that are read as one)."""
     shots: int | None = None
     """Solved examples before each question; the task's own number if not given."""
+    reserved: int = 0
+    """Examples set aside at least, so that all numbers of them leave the same questions."""
     stride: int | None = None
     """Tokens by which windows over long texts advance; the model's context, as in the paper, if not
     given."""
@@ -41,6 +44,8 @@ class Outcome:
     """For people: what was asked and answered, one object an item."""
     texts: list[str] = field(default_factory=list)
     """Of each item of the scores, what of it may have been in a training text."""
+    others: list[Measurement] = field(default_factory=list)
+    """Numbers that no sums over items make."""
 
 
 class Task(NamedTuple):

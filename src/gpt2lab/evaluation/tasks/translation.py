@@ -69,7 +69,7 @@ def _run(into: str, subject: Subject, data: Data, settings: Settings) -> Outcome
         for a, b in zip(texts[source], texts[target], strict=True)
     ]
     shots = SHOTS if settings.shots is None else settings.shots
-    shown, asked = with_examples(questions, shots, settings.seed, str(files[source].path))
+    shown, asked = with_examples(questions, shots, settings, str(files[source].path))
     shown = shown.replace("\n\n", "\n")
     asked = limited(asked, settings, files[source])
     greedy = Sampling(temperature=0)
