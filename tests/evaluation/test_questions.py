@@ -162,6 +162,43 @@ def test_a_layout_of_the_hub(tmp_path):
     assert question == Question(pairs, 2)
 
 
+def test_copa_as_published(tmp_path):
+    rows = [
+        {"premise": "The man fell.", "choice1": "He slipped.", "choice2": "I sang.",
+         "question": "cause", "label": 0},
+        {"premise": "It rained!", "choice1": "We dried.", "choice2": "The road was wet.",
+         "question": "effect", "label": 1},
+    ]  # fmt: skip
+    (tmp_path / "COPA").mkdir()
+    (tmp_path / "COPA" / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (task,) = chosen(["copa"])
+    path = questions.Path(questions.__file__).parent / "files" / "copa.toml"
+    first, second = read(read_recipe(path, TaskFile), Data(tmp_path).find(task.sources[0]))
+    because = "The man fell, because"
+    assert first == Question([(because, " he slipped."), (because, " i sang.")], 0)
+    assert second.pairs[1] == ("It rained, therefore", " the road was wet.") and second.right == 1
+
+
+def test_blimp_as_published(subject, tmp_path):
+    """A folder of many files; accuracy of the whole and of each of its parts."""
+    (tmp_path / "data").mkdir()
+    for name, part in (("adjunct_island", "syntax"), ("passive_1", "voice"), ("wh_1", "syntax")):
+        row = {"sentence_good": f"It is {name}.", "sentence_bad": "Is.", "linguistics_term": part}
+        (tmp_path / "data" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "other.jsonl").write_text("not of this set")
+    (task,) = chosen(["blimp"])
+    outcome = task.run(subject, Data(tmp_path), Settings())
+    sizes = {s.name: len(s.sums) for s in outcome.scores}
+    assert sizes == {
+        "blimp accuracy": 3, "blimp accuracy, syntax": 2, "blimp accuracy, voice": 1,
+    }  # fmt: skip
+    (tmp_path / "data" / "wh_1.jsonl").unlink()
+    assert task.run(subject, Data(tmp_path), Settings()).data != outcome.data
+    # All in one file stand for themselves.
+    (tmp_path / "data" / "adjunct_island.jsonl").rename(tmp_path / "blimp.jsonl")
+    assert len(task.run(subject, Data(tmp_path), Settings()).items) == 1
+
+
 def test_answers_in_a_file_beside(described, tmp_path, tiny_subject):
     rows = [{k: v for k, v in r.items() if k != "label"} for r in ROWS]
     path = described(PIQA.replace("name =", 'answers = "labels.lst"\nname ='), rows)
@@ -186,6 +223,8 @@ def test_every_task_loads_and_has_a_place():
         (("label", ""), "form of kind 'choice' needs 'answer'"),
         (('["things.jsonl"]', "[]"), "files and forms must not be empty"),
         (("[[forms]]", "[[forms"), "not valid TOML"),
+        (("{goal}", "{goal|wide}"), r"{goal\|wide}: there are open, small"),
+        (('"label"', '"label"\nwhen = ["goal"]'), "`when` must be a field and the value"),
         (("{goal}", "{gaol}"), "item 1: its fields, goal, sol1, sol2, label, are of no layout"),
         (('answer = "label"', 'answer = "goal"'), "item 1: the answer 'open a jar' is none of 2"),
     ],

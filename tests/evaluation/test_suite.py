@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import gpt2lab
 from gpt2lab.cli.main import main
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation import report, suite
@@ -18,6 +19,7 @@ from gpt2lab.evaluation.paper import ROWS
 from gpt2lab.evaluation.tasks import SUITES, chosen, tasks
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
+PASSAGES = ["The function returns a list of the", "He took the lamp and lit the lamp"]
 ONE, THREE = str(MODELS / "reference-1M"), str(MODELS / "reference-3M")
 
 
@@ -31,9 +33,8 @@ def files(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
 
-    passages = ["The function returns a list of the", "He took the lamp and lit the lamp"]
-    put("lambada_test.jsonl", "".join(json.dumps({"text": p}) + "\n" for p in passages))
-    put("lambada/lambada_test_plain_text.txt", "\n".join(passages).lower())
+    put("lambada_test.jsonl", "".join(json.dumps({"text": p}) + "\n" for p in PASSAGES))
+    put("lambada/lambada_test_plain_text.txt", "\n".join(PASSAGES).lower())
     for kind in ("CN", "NE"):
         question = "1 It rained .\n2 The cat slept .\n21 The @ slept .\tcat\t\tcat|dog|hen\n\n"
         put(f"CBTest/data/cbtest_{kind}_valid_2000ex.txt", question.replace("@", "X" * 5) * 3)
@@ -145,6 +146,29 @@ def test_compare_and_plot(whole, capsys, tmp_path):
     status, _, error = evaluate(capsys, "compare", tmp_path, whole / "one")
     assert status == 2 and "does not hold results" in error
     assert evaluate(capsys, "compare", tmp_path / "none", whole / "one")[0] == 2
+
+
+def test_a_plan_counts_what_a_run_then_asks(files, capsys, tmp_path, whole):
+    arguments = [ONE, "--suite", "paper", "--data", files, "--dry-run", "--store"]
+    status, said, _ = evaluate(capsys, *arguments, tmp_path / "store", "--json")
+    assert status == 0
+    plan = json.loads(said)
+    tasks = {task["task"]: task for task in plan["tasks"]}
+    assert len(tasks) == 16
+    assert all(t["texts"] > t["already_answered"] == 0 for t in tasks.values())
+    assert all(t["tokens_to_read"] > 0 for t in tasks.values())
+    encode = gpt2lab.load(ONE).tokenizer.encode
+    read = sum(len(encode(f"\n{p}")) - 1 for p in PASSAGES)
+    assert tasks["lambada[openai]"]["tokens_to_read"] == read
+    assert tasks["cnn-dailymail"]["tokens_to_write_at_most"] == 2 * 100
+    assert plan["seconds"] > 0
+    # All of it is in the store of the whole run.
+    status, said, _ = evaluate(capsys, *arguments, whole / "store", "--json")
+    for task in json.loads(said)["tasks"]:
+        assert task["already_answered"] == task["texts"] > 0, task
+        assert task["tokens_to_read"] == task["tokens_to_write_at_most"] == task["seconds"] == 0
+    status, said, _ = evaluate(capsys, *arguments, tmp_path / "store")
+    assert status == 0 and "answered already" in said and "written a second" in said
 
 
 def test_sets_that_are_not_there(files, capsys, tmp_path):

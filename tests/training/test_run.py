@@ -300,7 +300,7 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
 
 
 def test_killed_three_times(tmp_path, shards):
-    kill_again_and_again(tmp_path, shards, kills=3, steps=1500)
+    kill_again_and_again(tmp_path, shards, kills=3, steps=700)
 
 
 @pytest.mark.slow

@@ -66,6 +66,9 @@ class Evaluate(Measured):
     """Tokens by which windows over texts advance; the context if not given."""
     detokenizer: Literal["paper", "megatron", "raw"] = "paper"
     """How tokenised texts are joined."""
+    dry_run: bool = False
+    """Print what there is to read and to write, how much of it is answered already, and the time
+    that it takes here, and stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +165,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from gpt2lab.evaluation import suite
+    from gpt2lab.evaluation import plan, suite
     from gpt2lab.evaluation.sources import Data
     from gpt2lab.evaluation.tasks import SUITES, Settings, chosen
 
@@ -170,18 +173,28 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError("no --tasks and no --suite; `gpt2lab evaluate tasks` lists what there is")
     wanted = chosen([*command.tasks, *(SUITES[command.suite] if command.suite else ())])
     data = Data(command.data)
-    training = _training(command.training)
+    training = None if command.dry_run else _training(command.training)
     settings = Settings(
         limit=command.limit, stride=command.stride, detokenizer=command.detokenizer,
         seed=command.seed,
     )  # fmt: skip
+    skip_absent = command.suite is not None and not command.tasks
     with _subject(command, command.model) as subject:
+        if command.dry_run:
+            ready, _ = suite.with_data(wanted, data, skip_absent=skip_absent)
+            _show_plan(plan.plan(subject, ready, data, settings, command.shots), command.json)
+            return
         results = suite.evaluate(
             subject, command.model, wanted, data, settings,
-            out=command.out, training=training, shots=command.shots,
-            skip_absent=command.suite is not None and not command.tasks,
+            out=command.out, training=training, shots=command.shots, skip_absent=skip_absent,
         )  # fmt: skip
     _show(command, results)
+
+
+def _show_plan(found: dict[str, Any], as_json: bool) -> None:
+    from gpt2lab.evaluation import report
+
+    print(json.dumps(found) if as_json else report.plan_table(found))
 
 
 def _longform(command: Longform) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation import plots
@@ -128,6 +129,25 @@ def table(results: Results) -> str:
     ]
     parts = [_aligned(cells, left=2)] if len(cells) > 1 else []
     return "\n\n".join([*parts, *(_aligned(rows, left=1) for rows in curves(results))])
+
+
+def plan_table(plan: dict[str, Any]) -> str:
+    """What `plan` says, for a terminal."""
+    rows = [("", "texts", "answered already", "tokens to read", "to write at most", "time")]
+    for task in plan["tasks"]:
+        counts = ("texts", "already_answered", "tokens_to_read", "tokens_to_write_at_most")
+        rows.append((task["task"], *(f"{task[name]:,}" for name in counts), _time(task["seconds"])))
+    return (
+        f"{_aligned(rows, left=1)}\n\n{_time(plan['seconds'])} in all at "
+        f"{plan['tokens_read_per_second']:,} tokens read and "
+        f"{plan['tokens_written_per_second']:,} written a second, as measured now; "
+        f"{plan['parameters']:,} parameters, {plan['weight_bytes'] / 2**20:,.0f} MiB"
+    )
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes:,} min {seconds:02} s"
 
 
 def csv_text(results: Sequence[Results]) -> str:

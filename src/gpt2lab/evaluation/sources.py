@@ -32,6 +32,9 @@ class Source:
     """Of what is at `published`, the file or the archive it is in; empty where it is not known."""
     hub: str = ""
     """`owner/name:path` of the same split in a data set on the Hugging Face hub."""
+    all: bool = False
+    """Whether all files of its folder with the same ending are part of it, where it goes by the
+    published name."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class DataFile:
     """A file that was found."""
 
     path: Path
+    more: tuple[Path, ...] = ()
+    """Files that go on where it ends."""
 
     @cached_property
     def content(self) -> bytes:
         """Its bytes, decompressed; UserError if it is damaged or empty."""
-        data = read_bytes(self.path)
+        data = b"\n".join(read_bytes(path) for path in (self.path, *self.more))
         if not data.strip():
             raise UserError(f"{self.path} is empty; fetch it again")
         return data
@@ -129,10 +134,19 @@ class Data:
             for path in self._files:
                 plain = (*path.parts[:-1], without_compression(path.name))
                 if parts in (path.parts[-len(parts) :], plain[-len(parts) :]):
-                    return DataFile(path)
+                    together = source.all and name == source.names[0]
+                    return DataFile(path, self._beside(path) if together else ())
         if source.hub and self._folder is None:
             return DataFile(_fetch(source))
         raise UserError(_missing(source, self._folder))
+
+    def _beside(self, path: Path) -> tuple[Path, ...]:
+        """The files of the same folder and ending that come after one in order."""
+        return tuple(
+            other
+            for other in self._files
+            if other.parent == path.parent and other.suffix == path.suffix and other > path
+        )
 
 
 def _walk(folder: Path) -> Iterator[Path]:

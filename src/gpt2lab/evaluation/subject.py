@@ -51,7 +51,7 @@ class Subject:
             )
         self.model, self.tokenizer = model, tokenizer
         self.digest = weights_digest(model)
-        self._store, self._step = store, step
+        self.store, self._step = store, step
 
     @property
     def context(self) -> int:
@@ -67,12 +67,10 @@ class Subject:
         self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = ()
     ) -> list[Scores]:
         """Scores of windows, in their order; see `likelihood.score`."""
-        kind = f"score {sorted(excluded)}".encode()
-        keys = [self._key(kind, w.scored, w.ids.tobytes()) for w in asked]
-        known = self._known(keys)
+        keys = self.score_keys(asked, excluded)
         found: dict[bytes, Scores] = {
             k: Scores(np.frombuffer(answer, np.float32).reshape(-1, 4))
-            for k, answer in known.items()
+            for k, answer in self.find(keys).items()
         }
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
         with self._step(label) as on_progress:
@@ -85,6 +83,11 @@ class Subject:
                 self._keep(key, scores.table_T4.tobytes())
         self._commit()
         return [found[key] for key in keys]
+
+    def score_keys(self, asked: Sequence[Window], excluded: Collection[int]) -> list[bytes]:
+        """Under which scores are kept."""
+        kind = f"score {sorted(excluded)}".encode()
+        return [self._key(kind, w.scored, w.ids.tobytes()) for w in asked]
 
     def endings(
         self,
@@ -139,7 +142,7 @@ class Subject:
         """The model's final hidden state after each text [N, D]; long ones are cut at their end."""
         cut = [ids[: self.context] for ids in texts]
         keys = [self._key(b"features", 0, ids.astype(np.int32).tobytes()) for ids in cut]
-        found = {k: np.frombuffer(answer, np.float32) for k, answer in self._known(keys).items()}
+        found = {k: np.frombuffer(answer, np.float32) for k, answer in self.find(keys).items()}
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
         with self._step(label) as on_progress:
             results = features(self.model, [cut[i] for i in new], on_progress=on_progress)
@@ -155,9 +158,9 @@ class Subject:
 
         Raises UserError if a request leaves no room for its prompt.
         """
-        cut = [self._cut(label, i, r) for i, r in enumerate(requests)]
-        keys = [self._key(b"write", 0, json.dumps(asdict(r)).encode()) for r in cut]
-        found = {k: Generation(**json.loads(answer)) for k, answer in self._known(keys).items()}
+        cut = self.fitting(label, requests)
+        keys = self.write_keys(cut)
+        found = {k: Generation(**json.loads(answer)) for k, answer in self.find(keys).items()}
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
         with self._step(label) as on_progress:
             results = generate_each(self.model, self.tokenizer, [cut[i] for i in new])
@@ -168,6 +171,18 @@ class Subject:
                 on_progress(count / len(new))
         self._commit()
         return [found[key] for key in keys]
+
+    def write_keys(self, requests: Sequence[Request]) -> list[bytes]:
+        """Under which texts are kept."""
+        return [self._key(b"write", 0, json.dumps(asdict(r)).encode()) for r in requests]
+
+    def fitting(self, label: str, requests: Sequence[Request]) -> list[Request]:
+        """Requests with prompts cut as `write` does."""
+        return [self._cut(label, i, r) for i, r in enumerate(requests)]
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The answers that are kept already."""
+        return self.store.find(keys) if self.store else {}
 
     def _cut(self, label: str, number: int, request: Request) -> Request:
         room = self.context - request.max_tokens
@@ -182,17 +197,14 @@ class Subject:
         head = b"%b %b %d " % (self.digest.encode(), kind, number)
         return hashlib.sha256(head + data).digest()
 
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        return self._store.find(keys) if self._store else {}
-
     def _keep(self, key: bytes, answer: bytes) -> None:
-        if self._store:
-            self._store.keep(key, answer)
+        if self.store:
+            self.store.keep(key, answer)
 
     def _commit(self) -> None:
         """Let others write to the store, whatever is done next."""
-        if self._store:
-            self._store.commit()
+        if self.store:
+            self.store.commit()
 
 
 def _pieces(text: str) -> Iterable[str]:

@@ -67,7 +67,22 @@ def evaluate(
     Raises UserError if no task at all has its data.
     """
     results = begun(subject, name, out)
+    ready, absent = with_data(wanted, data, skip_absent=skip_absent)
+    results.absent |= absent
+    for task in ready:
+        outcome = run_task(task, subject, data, settings, shots)
+        if training:
+            outcome.scores += training.scores(task.name, outcome.texts, outcome.scores)
+        record(results, task.name, outcome, out)
+    return results
+
+
+def with_data(
+    wanted: Sequence[Task], data: Data, *, skip_absent: bool
+) -> tuple[list[Task], dict[str, str]]:
+    """Tasks whose data is there, and what the others miss; UserError as in `evaluate`."""
     ready: list[Task] = []
+    absent: dict[str, str] = {}
     for task in wanted:
         try:
             for source in task.sources:
@@ -76,21 +91,17 @@ def evaluate(
         except UserError as error:
             if not skip_absent:
                 raise
-            results.absent[task.name] = str(error)
+            absent[task.name] = str(error)
     if not ready:
-        raise UserError(f"no data for any of the tasks; {next(iter(results.absent.values()))}")
-    for task in ready:
-        outcome = _run(task, subject, data, settings, sorted(set(shots)))
-        if training:
-            outcome.scores += training.scores(task.name, outcome.texts, outcome.scores)
-        record(results, task.name, outcome, out)
-    return results
+        raise UserError(f"no data for any of the tasks; {next(iter(absent.values()))}")
+    return ready, absent
 
 
-def _run(
+def run_task(
     task: Task, subject: Subject, data: Data, settings: Settings, shots: Sequence[int]
 ) -> Outcome:
     """What a task finds, with each number of examples if there are several."""
+    shots = sorted(set(shots))
     if len(shots) < 2:
         return task.run(subject, data, replace(settings, shots=next(iter(shots), settings.shots)))
     tried = (replace(settings, shots=k, reserved=shots[-1]) for k in shots)

@@ -15,7 +15,7 @@ Such a file names the data, and how a question is written from a record's fields
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,21 @@ from gpt2lab.evaluation.tasks.task import Outcome, Settings, Task, limited
 from gpt2lab.settings import read_recipe
 
 Kind = Literal["choice", "schema", "pair", "ending"]
-_FIELD = re.compile(r"\{([\w.]+)\}")
+_FIELD = re.compile(r"\{([\w.]+)(?:\|(\w+))?\}")
+# What may be done to a field: `{premise|open}`.
+_CHANGES: dict[str, Callable[[str], str]] = {
+    "open": lambda text: text.strip().rstrip(".!?"),  # so that the sentence can go on
+    "small": lambda text: text[:1].lower() + text[1:],
+}
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a record of one layout becomes a question. `{a.b}` stands for field b of field a."""
+    """How a record of one layout becomes a question.
+
+    `{a.b}` stands for field b of field a, `{a|open}` for a without its full stop, `{a|small}` for a
+    with its first letter small.
+    """
 
     options: tuple[str, ...] = ()
     """Templates of the options; one that is a field holding a list stands for all of the list."""
@@ -54,6 +63,8 @@ class Form:
     """schema: field with a text in which the options take the place of `_`."""
     id: str = ""
     """Field that is the same in records which repeat one question."""
+    when: tuple[str, ...] = ()
+    """A field and the value it must have for this form."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,10 @@ class TaskFile:
     hub: str = ""
     answers: str = ""
     """A file beside the first with the answers, one a line."""
+    all: bool = False
+    """Whether all files beside the first published one belong to the set."""
+    part: str = ""
+    """Field that parts the questions; accuracy is told for each part, too."""
     between: str = " "
     """What is written between prompt and option, or option and ending."""
     shots: int = 0
@@ -85,6 +100,7 @@ class Question(NamedTuple):
 
     pairs: list[tuple[str, str]]
     right: int
+    part: str = ""
 
 
 def load(path: Path) -> Task:
@@ -100,7 +116,14 @@ def load(path: Path) -> Task:
         for name in needs:
             if not getattr(form, name):
                 raise UserError(f"{path}: a form of kind {described.kind!r} needs {name!r}")
-    source = Source(described.files, described.published, described.sha256, described.hub)
+        if len(form.when) not in (0, 2):
+            raise UserError(f"{path}: `when` must be a field and the value it must have")
+        for name, change in _FIELD.findall("".join([*form.options, form.prompt, form.ending])):
+            if change and change not in _CHANGES:
+                raise UserError(f"{path}: {{{name}|{change}}}: there are {', '.join(_CHANGES)}")
+    source = Source(
+        described.files, described.published, described.sha256, described.hub, described.all
+    )
     return Task(described.name, described.summary, partial(_run, described, source), (source,))
 
 
@@ -146,6 +169,9 @@ def _run(
     chosen = [t.index(min(t)) for t in totals]
     right = [c == q.right for c, q in zip(chosen, asked, strict=True)]
     scores = [mean(f"{task.name} accuracy", right, protocol, settings=told)]
+    for part in sorted({q.part for q in asked if q.part}):
+        inside = [r for r, q in zip(right, asked, strict=True) if q.part == part]
+        scores.append(mean(f"{task.name} accuracy, {part}", inside, protocol, settings=told))
     if task.kind == "choice":
         # Characters of the option alone, as lm-eval counts for its acc_norm.
         rates = [
@@ -203,14 +229,17 @@ def read(task: TaskFile, file: DataFile) -> list[Question]:
             continue
         seen.add(name)
         answer = answers[number] if answers and number < len(answers) else None
-        questions.append(_question(task, form, record, answer, where))
+        question = _question(task, form, record, answer, where)
+        part = _lookup(record, task.part) if task.part else None
+        questions.append(question._replace(part="" if part is None else str(part)))
     return questions
 
 
 def _has(record: Mapping[str, Any], form: Form) -> bool:
-    names = _FIELD.findall("".join([*form.options, form.prompt, form.ending]))
+    names = [name for name, _ in _FIELD.findall("".join([*form.options, form.prompt, form.ending]))]
     names += [form.blank] * bool(form.blank)
-    return all(_lookup(record, name) is not None for name in names)
+    met = not form.when or str(_lookup(record, form.when[0])) == form.when[1]
+    return met and all(_lookup(record, name) is not None for name in names)
 
 
 def _lookup(record: Any, path: str) -> Any:
@@ -220,7 +249,11 @@ def _lookup(record: Any, path: str) -> Any:
 
 
 def _write(template: str, record: Mapping[str, Any]) -> str:
-    return _FIELD.sub(lambda m: str(_lookup(record, m[1])), template)
+    def written(match: re.Match[str]) -> str:
+        text = str(_lookup(record, match[1]))
+        return _CHANGES[match[2]](text) if match[2] else text
+
+    return _FIELD.sub(written, template)
 
 
 def _question(
