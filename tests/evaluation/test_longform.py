@@ -72,7 +72,7 @@ def test_every_number_of_the_model_has_one_of_people_beside_it(outcome):
     assert len(outcome.items) == 20 and set(outcome.items[0]) == {"prompt", "human", "model"}
     assert found["topic kept, human"].value > 90 > found["topic kept"].value
     assert 0 <= found["topic lost after"].value < 64
-    assert found["nats"].value < 10 and found["rep-1"].value > 0
+    assert found["surprisal"].value < 10 and found["rep-1"].value > 0
 
 
 def test_likelihood_is_the_models(one, outcome):
@@ -83,8 +83,8 @@ def test_likelihood_is_the_models(one, outcome):
         log_p = one.model(ids[:, :-1])[0, -64:].double().log_softmax(-1)
     nats = -log_p[torch.arange(64), ids[0, -64:]]
     found = named(outcome)
-    assert found["nats, human"].sums[3, 0] == pytest.approx(float(nats.mean()), abs=1e-4)
-    last = found["nats, human [49-64]"].sums[3, 0]
+    assert found["surprisal, human"].sums[3, 0] == pytest.approx(float(nats.mean()), abs=1e-4)
+    last = found["surprisal, human [49-64]"].sums[3, 0]
     assert last == pytest.approx(float(nats[48:].mean()), abs=1e-4)
 
 

@@ -225,12 +225,12 @@ def _memorization(command: Memorization) -> None:
     from gpt2lab.evaluation import memorization, suite
 
     with _subject(command, command.model) as subject:
+        results = suite.begun(subject, command.model, command.out)
         outcome = memorization.of_shards(
             subject, command.shards,
             prefixes=command.prefixes, suffix=command.suffix, count=command.samples,
             seed=command.seed,
         )  # fmt: skip
-        results = suite.begun(subject, command.model, command.out)
     suite.record(results, "memorization", outcome, command.out)
     _show(command, results)
 

@@ -77,12 +77,14 @@ def windows(ids: Ids, context: int, stride: int) -> Iterator[Window]:
         end = stop
 
 
-def continuation(context: Sequence[int], ids: Sequence[int], config: GPT2Config) -> Window:
+def continuation(
+    context: Sequence[int] | Ids, ids: Sequence[int] | Ids, config: GPT2Config
+) -> Window:
     """A window that scores `ids` after `context`, of which the oldest tokens are cut to fit.
 
     Raises UserError if there is no context at all, nothing to score, or `ids` alone are too long.
     """
-    if not ids or not context:
+    if len(ids) == 0 or len(context) == 0:
         raise UserError("there is no text to score, or none before it")
     if len(ids) > config.n_positions:
         raise UserError(

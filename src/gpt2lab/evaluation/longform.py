@@ -175,8 +175,8 @@ class Study:
             asked = [Window(ids, self.setup.tokens) for ids in self._whole(who)]
             found = self.subject.score(f"likelihood of texts by the {who}", asked)
             table = self._by_window(np.stack([s.nats for s in found]))
-            scores.append(_mean(_of("nats", who), table.mean(1), how, ratio))
-            scores += self._curve("nats", who, table, how, ratio)
+            scores.append(_mean(_of("surprisal", who), table.mean(1), how, ratio))
+            scores += self._curve("surprisal", who, table, how, ratio)
         return scores
 
     def _variety(self) -> list[Score]:

@@ -57,49 +57,52 @@ def _against_size(axis: Any, row: Row, results: Sequence[Results]) -> None:
 def curves(results: Sequence[Results], path: Path) -> None:
     """Numbers that are points of curves, a panel a curve; bands are their intervals.
 
-    What people wrote, or was held out, is grey. Raises UserError if there are none.
+    What people wrote, or was held out, is dashed. Raises UserError if there are none.
     """
-    names = list(
-        dict.fromkeys(
-            (m.settings["curve"], m.settings["along"], m.unit)
-            for one in results for m in one.measurements if "curve" in m.settings
-        )
+    names = dict.fromkeys(
+        (m.settings["curve"], m.settings["along"], m.unit)
+        for one in results for m in one.measurements if "curve" in m.settings
     )  # fmt: skip
     if not names:
         raise UserError("no curve was measured; run `evaluate longform`, or --shots 0 1 4")
     figure, axes = _panels(len(names))
     for (name, along, unit), axis in zip(names, axes, strict=True):
-        for number, one in enumerate(results):
+        colours = cycle(_COLOURS)
+        drawn: list[list[float]] = []
+        for one in results:
             mine = [m for m in one.measurements if m.settings.get("curve") == name]
-            prefix = f"{one.model}: " if len(results) > 1 else ""
-            colours = cycle(_COLOURS[number:])
             for of in dict.fromkeys(m.settings["of"] for m in mine):
                 points = sorted(
                     (m for m in mine if m.settings["of"] == of), key=lambda m: m.settings["at"]
                 )
+                values = [m.value for m in points]
+                if values in drawn:  # the same people's texts beside several models
+                    continue
+                drawn.append(values)
                 control = of in ("human", "held-out")
-                colour = _GREY if control else next(colours)
-                _curve(axis, points, prefix + (of or name), colour)
-            lost = one.find(name.replace(" kept", " lost after"))
-            if lost:
-                axis.axvline(lost.value, color=_COLOURS[number], linestyle=":")
-                if lost.low is not None and lost.high is not None:
-                    axis.axvspan(lost.low, lost.high, color=_COLOURS[number], alpha=0.08, lw=0)
+                labels = [Path(one.model).name] * (len(results) > 1) + [of] * bool(of)
+                _curve(axis, points, ", ".join(labels), _GREY if control else next(colours))
+            lost = one.find(f"{name.removesuffix(' kept')} lost after")
+            if lost and lost.value < max(m.settings["at"] for m in mine):
+                axis.axvline(lost.value, color=_GREY, linestyle=":")
         if name.endswith(" kept"):
             axis.axhline(50, color="black", linewidth=0.8, linestyle="--")
         axis.set_title(f"{name}, {unit}", fontsize=10)
         axis.set_xlabel(along, fontsize=8)
         axis.tick_params(labelsize=8)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(fontsize=7, framealpha=0.5)
     _save(figure, path)
 
 
 def _curve(axis: Any, points: Sequence[Measurement], label: str, colour: str) -> None:
-    x = [m.settings["at"] for m in points]
-    low, high = ([m.value if e is None else e for m, e in zip(points, ends, strict=True)]
-                 for ends in zip(*((m.low, m.high) for m in points), strict=True))  # fmt: skip
-    axis.plot(x, [m.value for m in points], "o-", color=colour, label=label, markersize=4)
-    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    x, y = [m.settings["at"] for m in points], [m.value for m in points]
+    below, above = _errors(points)
+    low = [v - e for v, e in zip(y, below, strict=True)]
+    high = [v + e for v, e in zip(y, above, strict=True)]
+    style = "o--" if colour == _GREY else "o-"
+    axis.plot(x, y, style, color=colour, label=label or None, markersize=4)
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _errors(found: Sequence[Measurement]) -> list[list[float]]:

@@ -177,7 +177,7 @@ def differences(a: Results, b: Results) -> dict[str, Difference]:
         if other is None or m.data != other.data:
             continue
         one, two = a.scores.get(m.name), b.scores.get(m.name)
-        if one and two and len(one.sums) == len(two.sums):
+        if one and two and len(one.sums) == len(two.sums) and m.settings.get("of") != "human":
             found[m.name] = difference(one, two)
     if not found:
         raise UserError(
