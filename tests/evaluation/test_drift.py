@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpt2lab.errors import UserError
 from gpt2lab.evaluation.drift import Style, Topic, lost_after, recognised, until_lost
 
 SUBJECTS = [
@@ -27,11 +28,25 @@ def test_recognised_counts_the_prompts_that_are_less_alike():
 
 def test_a_topic_is_recognised_by_its_words():
     said = [f"{s}, said the report, and nothing else was new" for s in SUBJECTS]
-    view = Topic([*SUBJECTS, *said])
+    view = Topic(SUBJECTS)
     assert recognised(view.vectors(said), view.vectors(SUBJECTS)).tolist() == [1, 1, 1, 1]
     # Words that nobody used are no topic: chance.
     lost = ["zebra umbrella"] * 4
     assert recognised(view.vectors(lost), view.vectors(SUBJECTS)).tolist() == [0.5] * 4
+
+
+def test_it_favours_nobody():
+    """One text goes on with some rare words of its prompt, the other with others."""
+    prompts = [f"alpha{i} beta{i} went on and on" for i in range(12)]
+    view = Topic(prompts)
+    for word in ("alpha", "beta"):
+        texts = [f"{word}{i} came {word}{i}" for i in range(12)]
+        assert recognised(view.vectors(texts), view.vectors(prompts)).tolist() == [1.0] * 12
+
+
+def test_nothing_to_tell_topics_by():
+    with pytest.raises(UserError, match="no words that tell topics apart"):
+        Topic(["and then it was", "so it is with them"])
 
 
 def test_a_style_is_recognised_whatever_it_is_about():
@@ -44,7 +59,7 @@ def test_a_style_is_recognised_whatever_it_is_about():
     ]
     prompts = [m.format("harbour") for m in manners]
     texts = [m.format("violins") + " " + m.format("glaciers") for m in manners]
-    view = Style([*prompts, *texts])
+    view = Style(prompts)
     assert recognised(view.vectors(texts), view.vectors(prompts)).tolist() == [1, 1, 1, 1]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpt2lab.cli.main import main
 from gpt2lab.corpus import build
 from gpt2lab.corpus.document import Document
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation import longform as longform_module
 from gpt2lab.evaluation import suite
 from gpt2lab.evaluation.longform import HUMAN, MODEL, Setup, Study, beginnings, longform
 from gpt2lab.evaluation.store import Store
@@ -37,7 +39,7 @@ def documents(tmp_path_factory):
         words = WORDS[n % 8].split()
         said = [
             f"The {rng.choice(words)} was near the {rng.choice(words)}, and {rng.choice(words)} "
-            f"{n}-{rng.randrange(99)} came to it."
+            f"the {rng.choice(words)} came to it."
             for _ in range(30)
         ]
         lines.append(json.dumps({"text": " ".join(said)}) + "\n")
@@ -64,11 +66,17 @@ def named(outcome):
 def test_every_number_of_the_model_has_one_of_people_beside_it(outcome):
     found = named(outcome)
     for name in found:
-        if "lost after" not in name and not name.endswith("MAUVE"):
+        if "lost after" not in name:
             assert f", {HUMAN}" in name or any(
                 other in found for other in (f"{name}, human", name.replace(" [", ", human ["))
             ), name
-    assert {m.name for m in outcome.others} == {"Zipf's s", "Zipf's s, human"}
+    others = {m.name: m for m in outcome.others}
+    assert {"Zipf's s", "Zipf's s, human", "distinct-2"} <= set(others)
+    assert "MAUVE" not in others, "20 texts are too few"
+    for m in (*others.values(), *(s.measurement("") for s in outcome.scores)):
+        told = {k: m.settings[k] for k in ("prompt", "tokens", "window", "samples", "seed")}
+        assert told == {"prompt": 32, "tokens": 64, "window": 16, "samples": 20, "seed": 0}
+        assert m.settings["sampling"]["top_k"] == 40 and m.settings["of"] in (MODEL, HUMAN)
     assert len(outcome.items) == 20 and set(outcome.items[0]) == {"prompt", "human", "model"}
     assert found["topic kept, human"].value > 90 > found["topic kept"].value
     assert 0 <= found["topic lost after"].value < 64
@@ -91,12 +99,16 @@ def test_likelihood_is_the_models(one, outcome):
 def test_people_beside_themselves_differ_in_nothing(one, documents, monkeypatch):
     prompts, human = beginnings(one, texts(documents), SMALL)
     monkeypatch.setattr(Study, "_written", lambda self: human)
-    found = named(Study(one, one, SMALL, prompts, human).outcome("copy"))
+    monkeypatch.setattr(longform_module, "FEWEST_FOR_MAUVE", 20)
+    outcome = Study(one, one, SMALL, prompts, human).outcome("copy")
+    others = {m.name: m for m in outcome.others}
+    assert others["MAUVE"].value == pytest.approx(1) and others["MAUVE, human halves"].n == 10
+    assert others["distinct-2"].value == others["distinct-2, human"].value
+    found = named(outcome)
     for name, score in found.items():
         other = found.get(f"{name}, human")
-        if other and name != "MAUVE":
+        if other:
             assert score.value == pytest.approx(other.value), name
-    assert found["MAUVE"].value == pytest.approx(1)
     assert found["topic lost after"].value == found["style lost after"].value == 64
 
 
@@ -171,12 +183,32 @@ def test_from_the_command_line(documents, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "tokens after the prompt" in said and "topic lost after" in said
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert "| topic kept, human (%) |" in (out / "results.md").read_text()
-    assert suite.load(out).scores["MAUVE"].form.__name__ == "mauve"
+    assert "| topic kept, human, % |" in (out / "results.md").read_text()
+    assert suite.load(out).scores["topic lost after"].form.__name__ == "lost_after"
     assert main(["evaluate", "compare", str(out), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "rep-1" in said and "human" not in said
+    # Another setup takes the place of the first, and is not compared with it.
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    assert main([*arguments, str(documents), "--out", str(again), "--window", "32"]) == 0
+    names = {m.name for m in suite.load(again).measurements}
+    assert "topic kept [1-32]" in names and "topic kept [1-16]" not in names
+    assert main([*arguments, str(documents), "--out", str(again), "--tokens", "32", "--prompt",
+                 "64"]) == 0  # fmt: skip
+    assert main(["evaluate", "compare", str(out), str(again)]) == 2
+    assert "no measurement of the same items" in capsys.readouterr().err
     assert main(["evaluate", "plot", str(tmp_path / "p.png"), str(out), "--curves"]) == 0
     assert main(["evaluate", "plot", str(tmp_path / "p.png"), str(out)]) == 2
     assert "none of the paper's tasks was measured" in capsys.readouterr().err
     assert main([*arguments, str(shards), "--samples", "1000"]) == 2
     assert "documents have the 96 tokens" in capsys.readouterr().err
+    assert main([*arguments, str(shards), "--seed", "-1"]) == 2
+    assert "seed is -1; it must be at least 0" in capsys.readouterr().err
+    for val in shards.glob("val*"):
+        val.unlink()
+    index = json.loads((shards / "index.json").read_text())
+    (shards / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "val"}))
+    assert main([*arguments, str(shards)]) == 2
+    assert "have no split 'val'" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "nothing")]) == 2

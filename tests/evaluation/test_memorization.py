@@ -1,5 +1,7 @@
 """A model made to know some passages by heart gives those back, and no others."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,14 @@ def test_what_is_known_by_heart_is_given_back(trained, shards):
     assert found["extracted[16]"].settings == {
         "suffix": SUFFIX, "training_passages": 120, "curve": "extracted", "of": "greedy",
         "along": "tokens given", "at": 16,
+        "items": hashlib.sha256(passages_of(subject, shards).tobytes()).hexdigest(),
     }  # fmt: skip
+
+
+def passages_of(subject, shards):
+    tokens, end = open_split(shards, "train"), subject.tokenizer.end_of_text
+    given = {"prefixes": PREFIXES, "suffix": SUFFIX, "count": 120}
+    return passages(tokens, tokens, end, **given).ids
 
 
 def test_one_pass_tells_what_decoding_would_write(trained, shards):
@@ -133,7 +142,7 @@ def test_from_the_command_line(trained, shards, tmp_path, capsys):
         "10", "--samples", "30", "--store", str(tmp_path / "store"),
     ]  # fmt: skip
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    assert "extracted, greedy (%)" in capsys.readouterr().out
+    assert "extracted, greedy, %" in capsys.readouterr().out
     assert suite.load(tmp_path / "out").find("control[8]").n == 30
     for more, words in (
         (["--prefixes", "45"], "do not fit the context of 48"),

@@ -81,7 +81,7 @@ def test_a_curve_asks_the_same_questions_whatever_is_shown(subject, described, t
     assert len(points) == 4 and all(m.n == 2 for m in points.values())
     alone = run(subject, described(), shots=1)[0]["things accuracy"]
     assert points["things accuracy", 1].value == alone.value
-    assert ("shots", "0", "1") in report.curves(results)[0]
+    assert ("shots", "0", "1", "n") in report.curves(results, report.shown)[0]
     plots.curves([results, results], tmp_path / "curves.png")
 
 
@@ -180,23 +180,26 @@ def test_copa_as_published(tmp_path):
 
 
 def test_blimp_as_published(subject, tmp_path):
-    """A folder of many files; accuracy of the whole and of each of its parts."""
-    (tmp_path / "data").mkdir()
-    for name, part in (("adjunct_island", "syntax"), ("passive_1", "voice"), ("wh_1", "syntax")):
-        row = {"sentence_good": f"It is {name}.", "sentence_bad": "Is.", "linguistics_term": part}
-        (tmp_path / "data" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "other.jsonl").write_text("not of this set")
+    """67 files anywhere among others; accuracy of the whole and of each of its parts."""
     (task,) = chosen(["blimp"])
+    names = task.sources[0].names
+    assert len(names) == 67
+    for number, name in enumerate(names):
+        row = {"sentence_good": f"It is {name}.", "sentence_bad": "Is.",
+               "linguistics_term": "syntax" if number % 2 else "voice"}  # fmt: skip
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    (tmp_path / "another.jsonl").write_text("not of this set")
     outcome = task.run(subject, Data(tmp_path), Settings())
     sizes = {s.name: len(s.sums) for s in outcome.scores}
     assert sizes == {
-        "blimp accuracy": 3, "blimp accuracy, syntax": 2, "blimp accuracy, voice": 1,
+        "blimp accuracy": 67, "blimp accuracy, syntax": 33, "blimp accuracy, voice": 34,
     }  # fmt: skip
-    (tmp_path / "data" / "wh_1.jsonl").unlink()
-    assert task.run(subject, Data(tmp_path), Settings()).data != outcome.data
-    # All in one file stand for themselves.
-    (tmp_path / "data" / "adjunct_island.jsonl").rename(tmp_path / "blimp.jsonl")
-    assert len(task.run(subject, Data(tmp_path), Settings()).items) == 1
+    digest = Data(tmp_path).find(task.sources[0]).digest
+    (tmp_path / names[-1]).write_text("{}\n")
+    assert Data(tmp_path).find(task.sources[0]).digest != digest
+    (tmp_path / names[3]).unlink()
+    with pytest.raises(UserError, match=f"1 of 67 files are not under .*: {names[3]}"):
+        Data(tmp_path).find(task.sources[0])
 
 
 def test_answers_in_a_file_beside(described, tmp_path, tiny_subject):
@@ -224,6 +227,12 @@ def test_every_task_loads_and_has_a_place():
         (('["things.jsonl"]', "[]"), "files and forms must not be empty"),
         (("[[forms]]", "[[forms"), "not valid TOML"),
         (("{goal}", "{goal|wide}"), r"{goal\|wide}: there are open, small"),
+        (('"things"', '"../things"'), "may have letters, digits"),
+        (("{goal}", "{goal"), "has braces that are no field"),
+        (("{goal}", "{goal|open|small}"), "has braces that are no field"),
+        (('"label"', '"label"\nid = "gaol"'), "item 1 has no 'gaol', only goal, sol1"),
+        (("name =", 'part = "x"\nname ='), "item 1 has no 'x', only goal, sol1"),
+        (('"label"', '"label"\nwhen = ["goal", "x"]'), "have not the values that `when` asks"),
         (('"label"', '"label"\nwhen = ["goal"]'), "`when` must be a field and the value"),
         (("{goal}", "{gaol}"), "item 1: its fields, goal, sol1, sol2, label, are of no layout"),
         (('answer = "label"', 'answer = "goal"'), "item 1: the answer 'open a jar' is none of 2"),

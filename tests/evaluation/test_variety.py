@@ -7,6 +7,7 @@ import pytest
 import sacrebleu
 
 from gpt2lab.evaluation import variety
+from gpt2lab.evaluation.scores import jackknife
 
 TEXTS = [np.random.default_rng(n).zipf(1.6, 60).clip(max=40).astype(np.int32) for n in range(12)]
 
@@ -26,8 +27,11 @@ def test_repetition_by_hand():
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_distinct_is_of_all_texts_together(n):
     every = [g for ids in TEXTS for g in grams(ids, n)]
-    numerator, denominator = variety.distinct(TEXTS, n).sum(0)
-    assert numerator / denominator == pytest.approx(len(set(every)) / len(every))
+    value, without = variety.distinct(TEXTS, n)
+    assert value == pytest.approx(len(set(every)) / len(every))
+    for i, rest in enumerate(without):
+        left = [g for j, ids in enumerate(TEXTS) if j != i for g in grams(ids, n)]
+        assert rest == pytest.approx(len(set(left)) / len(left))
 
 
 def test_repeats_are_those_of_text_and_prompt():
@@ -61,7 +65,21 @@ def test_zipf_finds_the_law_it_is_given(slope):
     counts = [round(20_000 * rank**-slope) for rank in range(1, 400)]
     ids = np.repeat(np.arange(399, dtype=np.int32), counts)
     parts = np.array_split(np.random.default_rng(0).permutation(ids), 30)
-    found = variety.zipf("s", parts, "data")
-    assert found.value == pytest.approx(slope, abs=0.01)
-    assert found.low <= found.value + 0.02 and found.high >= found.value - 0.02 and found.n == 30
-    assert math.isfinite(variety.zipf("s", [np.zeros(4, np.int32)] * 2, "data").value)
+    value, without = variety.zipf(parts)
+    assert value == pytest.approx(slope, abs=0.01)
+    assert without[3] == pytest.approx(variety.zipf(parts[:3] + parts[4:])[0])
+    assert math.isfinite(variety.zipf([np.zeros(4, np.int32)] * 2)[0])
+
+
+def test_intervals_are_as_wide_as_corpora_differ():
+    """Distinct-n and Zipf's s of many corpora from one source."""
+    rng = np.random.default_rng(0)
+
+    def corpus():
+        return [rng.zipf(1.3, 200).clip(max=5000).astype(np.int32) for _ in range(60)]
+
+    for measure in (lambda texts: variety.distinct(texts, 2), variety.zipf):
+        spread = np.std([measure(corpus())[0] for _ in range(40)])
+        found = jackknife("x", "", *measure(corpus()), "", "", {})
+        assert found.low < found.value < found.high
+        assert (found.high - found.value) / 1.96 == pytest.approx(spread, rel=0.5)

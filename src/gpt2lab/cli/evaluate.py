@@ -173,20 +173,20 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError("no --tasks and no --suite; `gpt2lab evaluate tasks` lists what there is")
     wanted = chosen([*command.tasks, *(SUITES[command.suite] if command.suite else ())])
     data = Data(command.data)
-    training = None if command.dry_run else _training(command.training)
     settings = Settings(
         limit=command.limit, stride=command.stride, detokenizer=command.detokenizer,
         seed=command.seed,
     )  # fmt: skip
     skip_absent = command.suite is not None and not command.tasks
-    with _subject(command, command.model) as subject:
+    with _subject(command, command.model, command.dtype) as subject:
+        ready, _ = suite.with_data(wanted, data, skip_absent=skip_absent)
         if command.dry_run:
-            ready, _ = suite.with_data(wanted, data, skip_absent=skip_absent)
             _show_plan(plan.plan(subject, ready, data, settings, command.shots), command.json)
             return
+        suite.begun(subject, command.model, command.out)
         results = suite.evaluate(
-            subject, command.model, wanted, data, settings,
-            out=command.out, training=training, shots=command.shots, skip_absent=skip_absent,
+            subject, command.model, wanted, data, settings, out=command.out,
+            training=_training(command.training), shots=command.shots, skip_absent=skip_absent,
         )  # fmt: skip
     _show(command, results)
 
@@ -213,8 +213,10 @@ def _longform(command: Longform) -> None:
         sampling=Sampling(command.temperature, command.top_k, command.top_p),
     )  # fmt: skip
     with ExitStack() as stack:
-        subject = stack.enter_context(_subject(command, command.model))
-        judge = stack.enter_context(_subject(command, command.judge)) if command.judge else None
+        subject = stack.enter_context(_subject(command, command.model, command.dtype))
+        judge = None
+        if command.judge:  # in its own format, whatever the model is run in
+            judge = stack.enter_context(_subject(command, command.judge, None))
         results = suite.begun(subject, command.model, command.out)
         outcome = longform.longform(subject, command.texts, setup, judge=judge)
     suite.record(results, "longform", outcome, command.out)
@@ -224,7 +226,7 @@ def _longform(command: Longform) -> None:
 def _memorization(command: Memorization) -> None:
     from gpt2lab.evaluation import memorization, suite
 
-    with _subject(command, command.model) as subject:
+    with _subject(command, command.model, command.dtype) as subject:
         results = suite.begun(subject, command.model, command.out)
         outcome = memorization.of_shards(
             subject, command.shards,
@@ -236,18 +238,14 @@ def _memorization(command: Memorization) -> None:
 
 
 @contextmanager
-def _subject(command: Measured, model: str) -> "Iterator[Subject]":
+def _subject(command: Measured, model: str, dtype: str | None) -> "Iterator[Subject]":
     """A model, with its answers kept."""
     import gpt2lab
     from gpt2lab.doctor import named_or_best_device
     from gpt2lab.evaluation.store import Store, default_folder, weights_digest
     from gpt2lab.evaluation.subject import Subject
-    from gpt2lab.storage import require_writable_folder
 
-    if command.out is not None:
-        require_writable_folder(command.out)
-    device = named_or_best_device(command.device)
-    checkpoint = gpt2lab.load(model, command.dtype, device)
+    checkpoint = gpt2lab.load(model, dtype, named_or_best_device(command.device))
     if checkpoint.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; put vocab.json and merges.txt there")
     folder = command.store or default_folder()

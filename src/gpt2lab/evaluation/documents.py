@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.corpus import shards
-from gpt2lab.corpus.plaintext import find_files, read_documents
-from gpt2lab.errors import UserError
+from gpt2lab.corpus.compressed import Damage
+from gpt2lab.corpus.plaintext import find_files, read_file
+from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.evaluation.scores import Score, ratio
 from gpt2lab.evaluation.subject import Subject
@@ -31,15 +32,20 @@ def texts_of(path: Path, split: str) -> Iterator[str]:
     Shards are turned into text by the tokenizer in the folder beside them, `tokenizer/`.
     Raises UserError if there is no text that can be read.
     """
-    if path.is_dir() and shards.has_split(path, split):
+    if path.is_dir() and any(shards.has_split(path, each) for each in ("train", "val")):
         yield from _shard_texts(path, split)
         return
+    damage: list[Damage] = []
     for file in find_files(path):
-        for document in read_documents(file):
+        for document in read_file(file, damage):
             yield document.text
+    if damage:
+        raise DamagedInput(f"{damage[0]}; fetch or make the file again")
 
 
 def _shard_texts(path: Path, split: str) -> Iterator[str]:
+    if not shards.has_split(path, split):
+        raise UserError(f"the shards in {path} have no split {split!r}; give some that do, or text")
     if not (path / "tokenizer").is_dir():
         raise UserError(
             f"{path} has token shards but no tokenizer/ to read them with; put it there"

@@ -3,7 +3,8 @@
 A piece is compared with its own prompt and with those of all other texts. The share of the others
 that it is less like is 1 where it plainly belongs to its own, and 1/2 on average where nothing of
 the prompt is left: a scale that needs no threshold, and on which a human continuation is measured
-in the same way.
+in the same way. What vectors are made of is taken from prompts alone, as the words of either
+continuation would favour it. Function words are those of English.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpt2lab.errors import UserError
 from gpt2lab.evaluation.scores import Sums
 
 Floats = npt.NDArray[np.float64]
@@ -34,13 +36,19 @@ def recognised(pieces_NV: Any, prompts_NV: Any) -> Floats:
 
 
 class Topic:
-    """Texts as vectors of their content words, rarer ones counting more (tf-idf)."""
+    """Texts as vectors of the prompts' content words, rarer ones counting more (tf-idf)."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, prompts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self._words = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2)
-        self._words.fit(texts)
+        self._words = TfidfVectorizer(stop_words="english", sublinear_tf=True)
+        try:
+            self._words.fit(prompts)
+        except ValueError:
+            raise UserError(
+                "the beginnings of the documents have no words that tell topics apart; longer "
+                "--prompt, or other documents"
+            ) from None
 
     def vectors(self, texts: Sequence[str]) -> Any:
         """A row a text, of length 1, or of zeros where it has no known word."""
@@ -50,14 +58,14 @@ class Topic:
 class Style:
     """Texts as rates of function words, punctuation, capitals and word lengths, no content."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, prompts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
         def signs(text: str) -> list[str]:
             return [_sign(s, ENGLISH_STOP_WORDS) for s in _SIGNS.findall(text)]
 
-        self._signs = CountVectorizer(analyzer=signs, min_df=2)
-        rates = self._rates(self._signs.fit_transform(texts))
+        self._signs = CountVectorizer(analyzer=signs)
+        rates = self._rates(self._signs.fit_transform(prompts))
         self._mean, self._spread = rates.mean(0), rates.std(0) + 1e-9
 
     def vectors(self, texts: Sequence[str]) -> Floats:

@@ -6,7 +6,7 @@ n-grams, self-BLEU, Zipf's law, MAUVE.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,23 @@ from gpt2lab.evaluation import drift, variety
 from gpt2lab.evaluation.documents import digest, texts_of
 from gpt2lab.evaluation.likelihood import Ids, Window
 from gpt2lab.evaluation.mauve import histograms, mauve
-from gpt2lab.evaluation.scores import Score, Sums, percent, point, ratio
+from gpt2lab.evaluation.measurement import Measurement
+from gpt2lab.evaluation.scores import Score, Sums, jackknife, percent, point, ratio
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks.task import Outcome
 from gpt2lab.generation import Request, Sampling
 
-# Fewer texts than this tell nothing of distributions.
-FEWEST = 20
+# Fewer texts than this tell nothing; and nothing of distributions, in clusters of ten.
+FEWEST, FEWEST_FOR_MAUVE = 20, 100
+# How often people's texts are parted at random into halves that MAUVE compares.
+_HALVES = 5
+# Of a document, so many characters a token hold the tokens that are wanted, nearly always.
+_CHARACTERS = 32
 # Added to the logit of the end of text, so that all texts are equally long.
 _NEVER = -1e6
 MODEL, HUMAN = "model", "human"
 
 Table = npt.NDArray[np.float64]
-View = drift.Topic | drift.Style
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Setup:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("prompt", 1), ("window", 8), ("samples", FEWEST)):
+        for name, least in (("prompt", 1), ("window", 8), ("samples", FEWEST), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.tokens < self.window or self.tokens % self.window:
@@ -80,16 +84,32 @@ def longform(
 def beginnings(
     subject: Subject, documents: Iterable[str], setup: Setup
 ) -> tuple[list[Ids], list[Ids]]:
-    """Prompts drawn at random from documents that are long enough, and how those go on."""
+    """Prompts drawn at random from documents that are long enough, and how those go on.
+
+    Documents are read once, and no more of them kept than are wanted.
+    """
     length = setup.prompt + setup.tokens
-    enough = [ids for text in documents if len(ids := subject.ids(text)) >= length]
-    if len(enough) < setup.samples:
+    rng = np.random.default_rng(setup.seed)
+    drawn: list[Ids] = []
+    found = 0
+    with subject.step("documents"):
+        for text in documents:
+            ids = subject.ids(text[: _CHARACTERS * length])
+            if len(ids) < length <= len(text):
+                ids = subject.ids(text)
+            if len(ids) < length:
+                continue
+            found += 1
+            place = int(rng.integers(found))
+            if found <= setup.samples:
+                drawn.append(ids[:length])
+            elif place < setup.samples:
+                drawn[place] = ids[:length]
+    if found < setup.samples:
         raise UserError(
-            f"{len(enough):,} documents have the {length:,} tokens of prompt and text, "
+            f"{found:,} documents have the {length:,} tokens of prompt and text, "
             f"{setup.samples:,} are wanted; give more documents, or fewer --samples or --tokens"
         )
-    rng = np.random.default_rng(setup.seed)
-    drawn = [enough[i][:length] for i in rng.permutation(len(enough))[: setup.samples]]
     return [ids[: setup.prompt] for ids in drawn], [ids[setup.prompt :] for ids in drawn]
 
 
@@ -106,6 +126,12 @@ class Study:
     ) -> None:
         self.subject, self.judge, self.setup = subject, judge, setup
         self.prompts = prompts
+        self.told = asdict(setup)
+        said = self._decoded(prompts)
+        self.views: dict[str, drift.Topic | drift.Style] = {
+            "topic": drift.Topic(said),
+            "style": drift.Style(said),
+        }
         self.texts = {MODEL: self._written(), HUMAN: human}
 
     def _written(self) -> list[Ids]:
@@ -123,25 +149,25 @@ class Study:
         prompts, human, model = (
             self._decoded(part) for part in (self.prompts, self.texts[HUMAN], self.texts[MODEL])
         )
-        data = digest([p + h for p, h in zip(prompts, human, strict=True)])
-        known = [*prompts, *human]
+        data = digest([*prompts, *human])
         scores = [
-            *self._kept("topic", drift.Topic(known)), *self._kept("style", drift.Style(known)),
-            *self._repeated(), *self._likelihood(), *self._variety(), *self._mauve(),
+            *self._kept("topic"), *self._kept("style"), *self._repeated(), *self._likelihood(),
+            *self._variety(),
         ]  # fmt: skip
-        others = [variety.zipf(_of("Zipf's s", who), ids, data) for who, ids in self.texts.items()]
+        others = [*self._of_all_texts(data), *self._mauve(data)]
         items = [
             {"prompt": p, "human": h, "model": m}
             for p, h, m in zip(prompts, human, model, strict=True)
         ]
         return Outcome(scores, data, [name], items, others=others)
 
-    def _kept(self, name: str, view: View) -> list[Score]:
+    def _kept(self, name: str) -> list[Score]:
         """How well the prompt is recognised by window, over the whole text, and until when."""
         how = (
             f"share of the other prompts that a text is less like in {name} than its own; "
             "50 % is chance"
         )
+        view = self.views[name]
         prompts_NV = view.vectors(self._decoded(self.prompts))
         scores: list[Score] = []
         tables: dict[str, Table] = {}
@@ -151,14 +177,15 @@ class Study:
                 [drift.recognised(view.vectors(p), prompts_NV) for p in pieces], axis=1
             )
             whole = drift.recognised(view.vectors(self._decoded(ids)), prompts_NV)
-            scores.append(_mean(_of(f"{name} kept", who), whole, how))
+            scores.append(self._mean(f"{name} kept", who, whole, how))
             scores += self._curve(f"{name} kept", who, tables[who], how)
         lost = drift.until_lost(tables[MODEL], tables[HUMAN], self.setup.window)
         how = (
             f"tokens, in windows of {self.setup.window}, after which to the end less than half of "
             f"the {name} is left that people keep; {self.setup.tokens} if it is not lost"
         )
-        return [*scores, Score(f"{name} lost after", "tokens", lost, how, drift.lost_after)]
+        told = {**self.told, "of": MODEL}
+        return [*scores, Score(f"{name} lost after", "tokens", lost, how, drift.lost_after, told)]
 
     def _repeated(self) -> list[Score]:
         how = "share of tokens that end a 4-gram that stood in prompt or text before"
@@ -175,7 +202,7 @@ class Study:
             asked = [Window(ids, self.setup.tokens) for ids in self._whole(who)]
             found = self.subject.score(f"likelihood of texts by the {who}", asked)
             table = self._by_window(np.stack([s.nats for s in found]))
-            scores.append(_mean(_of("surprisal", who), table.mean(1), how, ratio))
+            scores.append(self._mean("surprisal", who, table.mean(1), how, ratio))
             scores += self._curve("surprisal", who, table, how, ratio)
         return scores
 
@@ -185,17 +212,35 @@ class Study:
             for n in (1, 2, 3, 4):
                 again = [variety.repetition(one, n) for one in ids]
                 how = f"share of a text's {n}-grams of tokens that stood in it before (seq-rep-n)"
-                scores.append(_mean(_of(f"rep-{n}", who), again, how))
-            for n in (1, 2, 3):
-                sums = variety.distinct(ids, n)
-                how = f"different {n}-grams of tokens in all texts together, over all of them"
-                scores.append(Score(_of(f"distinct-{n}", who), "%", sums, how, percent))
+                scores.append(self._mean(f"rep-{n}", who, again, how))
             how = "BLEU-4 of each text with all others as references, on tokens"
-            scores.append(_mean(_of("self-BLEU", who), variety.self_bleu(ids) / 100, how))
+            scores.append(self._mean("self-BLEU", who, variety.self_bleu(ids) / 100, how))
         return scores
 
-    def _mauve(self) -> list[Score]:
-        """Model against human, and as a ceiling one half of the human texts against the other."""
+    def _of_all_texts(self, data: str) -> list[Measurement]:
+        """What is of all texts together and no mean over them."""
+        found = []
+        for who, ids in self.texts.items():
+            told = {**self.told, "of": who}
+            for n in (1, 2, 3):
+                value, without = variety.distinct(ids, n)
+                how = f"different {n}-grams of tokens in all texts together, over all of them"
+                name = _of(f"distinct-{n}", who)
+                found.append(jackknife(name, "%", 100 * value, 100 * without, how, data, told))
+            value, without = variety.zipf(ids)
+            how = (
+                "least squares of log frequency on log rank over the "
+                f"{variety.RANKS:,} most frequent tokens of all texts together"
+            )
+            name = _of("Zipf's s", who)
+            found.append(jackknife(name, "", value, without, how, data, told))
+        return found
+
+    def _mauve(self, data: str) -> list[Measurement]:
+        """Model against human, and how near random halves of the human texts are to each other."""
+        count = len(self.prompts)
+        if count < FEWEST_FOR_MAUVE:
+            return []
         read = {
             who: self.judge.features(
                 f"features of texts by the {who}",
@@ -203,17 +248,24 @@ class Study:
             )
             for who, ids in self.texts.items()
         }
-        half = len(self.prompts) // 2
-        human = read[HUMAN]
-        pairs = {
-            "MAUVE": (human, read[MODEL]),
-            "MAUVE, human": (human[:half], human[half : 2 * half]),
-        }
-        how = "final hidden states at the last token of the text without its prompt, N/10 clusters"
-        told = {"features": self.judge.digest}
-        return [
-            Score(name, "of 1", histograms(*pair), how, mauve, told) for name, pair in pairs.items()
-        ]
+        how = (
+            "final hidden states at the last token of the text without its prompt, one cluster "
+            "for ten texts"
+        )
+        told = {**self.told, "features": self.judge.digest}
+        sums = histograms(read[HUMAN], read[MODEL])
+        without = mauve(sums.sum(0) - sums)
+        near = jackknife("MAUVE", "of 1", float(mauve(sums.sum(0))), without, how, data, told)
+        rng = np.random.default_rng(self.setup.seed)
+        values = []
+        for _ in range(_HALVES):
+            order, half = rng.permutation(count), count // 2
+            one, other = read[HUMAN][order[:half]], read[HUMAN][order[half : 2 * half]]
+            values.append(float(mauve(histograms(one, other).sum(0))))
+        how = f"mean over {_HALVES} random halves of the human texts, each half against the other"
+        name = "MAUVE, human halves"
+        value = float(np.mean(values))
+        return [near, Measurement(name, value, "of 1", half, how, data, settings=told)]
 
     def _curve(
         self, name: str, who: str, table_NW: Table, how: str,
@@ -224,9 +276,19 @@ class Study:
         for w, values in enumerate(table_NW.T):
             first, last = w * self.setup.window + 1, (w + 1) * self.setup.window
             told = point(name, "tokens after the prompt", last, who)
-            label = f"{_of(name, who)} [{first}-{last}]"
-            scores.append(_mean(label, values, f"{how}; tokens {first} to {last}", form, told))
+            score = self._mean(name, who, values, f"{how}; tokens {first} to {last}", form)
+            label = f"{score.name} [{first}-{last}]"
+            scores.append(replace(score, name=label, settings={**score.settings, **told}))
         return scores
+
+    def _mean(
+        self, name: str, who: str, values: npt.ArrayLike, how: str,
+        form: Callable[[Sums], Sums] = percent,
+    ) -> Score:  # fmt: skip
+        numbers = np.asarray(values, np.float64)
+        sums = np.stack([numbers, np.ones_like(numbers)], -1)
+        unit = "%" if form is percent else "nats/token"
+        return Score(_of(name, who), unit, sums, how, form, {**self.told, "of": who})
 
     def _decoded(self, texts: Sequence[Ids]) -> list[str]:
         return [self.subject.tokenizer.decode(ids.tolist()) for ids in texts]
@@ -247,12 +309,3 @@ class Study:
 
 def _of(name: str, who: str) -> str:
     return name if who == MODEL else f"{name}, {who}"
-
-
-def _mean(
-    name: str, values: npt.ArrayLike, how: str, form: Callable[[Sums], Sums] = percent,
-    told: dict[str, Any] | None = None,
-) -> Score:  # fmt: skip
-    numbers = np.asarray(values, np.float64)
-    sums = np.stack([numbers, np.ones_like(numbers)], -1)
-    return Score(name, "%" if form is percent else "nats/token", sums, how, form, told or {})

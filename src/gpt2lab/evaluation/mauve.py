@@ -5,6 +5,8 @@ histograms compared along the divergence frontier. Features here are a GPT-2's o
 states, so values are to be compared with each other, not with those of another feature model.
 """
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +45,7 @@ def histograms(p_ND: Features, q_ND: Features, seed: int = 0) -> Sums:
     """Sums [N, 2k] of which `mauve` is: of each pair of texts, the cluster of one and the other."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.preprocessing import normalize
 
     n = len(p_ND)
@@ -51,6 +54,8 @@ def histograms(p_ND: Features, q_ND: Features, seed: int = 0) -> Sums:
     kept = int((reduced.explained_variance_ratio_.cumsum() < _VARIANCE).sum()) + 1
     k = max(2, round(n / _TEXTS_A_CLUSTER))
     clusters = KMeans(k, n_init=_RESTARTS, max_iter=_STEPS, random_state=seed)
-    labels = clusters.fit_predict(reduced.transform(both)[:, :kept])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different texts than clusters
+        labels = clusters.fit_predict(reduced.transform(both)[:, :kept])
     eye = np.eye(k)
     return np.concatenate([eye[labels[n:]], eye[labels[:n]]], axis=1)

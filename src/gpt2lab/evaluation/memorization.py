@@ -1,11 +1,12 @@
 """How much of its training text a model gives back (Carlini et al. 2023; Hayes et al. 2025).
 
 A passage is extracted if greedy decoding after its first tokens writes its next ones exactly. One
-pass over prefix and suffix tells: it is so where each suffix token is the likeliest. The same pass
-gives the probability that one sample at temperature 1 writes the suffix, and so how likely some
-number of samples is to. Held-out passages are the control: what can be foretold without memory.
+pass over prefix and suffix tells: it is so where each suffix token is the likeliest. It also gives
+the probability that one sample writes the suffix, and so how likely some number of samples is to.
+Held-out passages are the control: what can be foretold without memory.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +78,9 @@ def of_shards(
     """
     if not prefixes or min(prefixes) < 1 or suffix < 1 or count < 1:
         raise UserError("--prefixes, --suffix and --samples must be at least 1")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}; it must be at least 0")
+    prefixes = sorted(set(prefixes))
     digest = shards.tokenizer_digest(folder)
     if digest not in (None, subject.tokenizer.digest):
         raise UserError(f"{folder} was made with another tokenizer than the model's")
@@ -158,8 +162,9 @@ def measure(
             f"{subject.context}; give shorter --prefixes"
         )
     scores: list[Score] = []
-    told = {"suffix": suffix, "training_passages": len(training.ids)}
-    for prefix in sorted(prefixes):
+    items = hashlib.sha256(training.ids.tobytes()).hexdigest()
+    told = {"suffix": suffix, "training_passages": len(training.ids), "items": items}
+    for prefix in prefixes:
         how = f"greedy decoding after {prefix} tokens writes the next {suffix}"
         asked = _windows(training, prefix, suffix)
         found = subject.score(f"passages after {prefix} tokens", asked)

@@ -1,7 +1,7 @@
 """What an evaluation would cost: its tasks are gone through with a model that only counts."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpt2lab.evaluation.tasks import Settings, Task
 from gpt2lab.generation import Generation, Request, Sampling, generate_each
 
 # What speed is measured with: texts, tokens of each to read, and to write.
-_TEXTS, _READ, _WRITE = 8, 128, 16
+_TEXTS, _READ, _WRITE = 8, 128, (8, 40)
 
 
 class Rehearsal(Subject):
@@ -22,6 +22,10 @@ class Rehearsal(Subject):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject.model, subject.tokenizer, store=subject.store)
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from nothing."""
         self.asked = self.known = self.read = self.written = 0
 
     def score(
@@ -55,8 +59,9 @@ def plan(
     read_rate, write_rate = _rates(subject)
     parameters = subject.model.config.n_params
     tasks: list[dict[str, Any]] = []
+    rehearsal = Rehearsal(subject)
     for task in wanted:
-        rehearsal = Rehearsal(subject)
+        rehearsal.begin()
         run_task(task, rehearsal, data, settings, shots)
         tokens = rehearsal.read + rehearsal.written
         tasks.append(
@@ -83,16 +88,26 @@ def plan(
 def _rates(subject: Subject) -> tuple[float, float]:
     """Tokens a second that the model reads and writes here, from a short trial."""
     rng = np.random.default_rng(0)
-    length = min(_READ, subject.context - _WRITE)
+    length = min(_READ, subject.context)
     texts = rng.integers(subject.tokenizer.size, size=(_TEXTS, length + 1)).astype(np.int32)
     list(score(subject.model, [Window(texts[0], length)]))  # compiled and warm
+    read = _seconds(lambda: score(subject.model, [Window(ids, length) for ids in texts]))
+
+    def write(count: int) -> float:
+        requests = [
+            Request((int(ids[0]),), count, Sampling(temperature=0), seed=0, ignore_end=True)
+            for ids in texts
+        ]
+        return _seconds(lambda: generate_each(subject.model, subject.tokenizer, requests))
+
+    # The difference leaves out what it takes to begin.
+    few, many = (min(count, subject.context - 1) for count in _WRITE)
+    each = max(write(many) - write(few), 1e-6) / max(1, many - few)
+    return _TEXTS * length / read, _TEXTS / each
+
+
+def _seconds(work: Callable[[], Iterable[Any]]) -> float:
     start = time.perf_counter()
-    list(score(subject.model, [Window(ids, length) for ids in texts]))
-    read = _TEXTS * length / (time.perf_counter() - start)
-    requests = [
-        Request((int(ids[0]),), _WRITE, Sampling(temperature=0), seed=0, ignore_end=True)
-        for ids in texts
-    ]
-    start = time.perf_counter()
-    list(generate_each(subject.model, subject.tokenizer, requests))
-    return read, _TEXTS * _WRITE / (time.perf_counter() - start)
+    for _ in work():
+        pass
+    return time.perf_counter() - start

@@ -76,7 +76,7 @@ def curves(results: Sequence[Results], path: Path) -> None:
                     (m for m in mine if m.settings["of"] == of), key=lambda m: m.settings["at"]
                 )
                 values = [m.value for m in points]
-                if values in drawn:  # the same people's texts beside several models
+                if of == "human" and values in drawn:  # the same texts beside several models
                     continue
                 drawn.append(values)
                 control = of in ("human", "held-out")

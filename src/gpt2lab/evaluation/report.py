@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def markdown(results: Results) -> str:
     rows = paper_table(results)
     if any(m for _, m in rows):
         lines += _paper_markdown(rows)
-    for curve_table in curves(results):
+    for curve_table in curves(results, shown):
         lines += ["", *_markdown_table(curve_table)]
     others = [m for m in _others(results) if "curve" not in m.settings]
     if others:
@@ -87,22 +87,31 @@ def _others(results: Results) -> list[Measurement]:
     return [m for m in results.measurements if m.name not in used]
 
 
-def curves(results: Results) -> list[list[tuple[str, ...]]]:
+def curves(results: Results, cell: Callable[[Measurement], str]) -> list[list[tuple[str, ...]]]:
     """Tables of the numbers that are points of curves, one for those along the same axis."""
-    tables: dict[str, dict[str, dict[float, str]]] = {}
+    tables: dict[str, dict[str, dict[float, Measurement]]] = {}
     for m in results.measurements:
         if "curve" in m.settings:
             curve, of, along, at = (m.settings[k] for k in ("curve", "of", "along", "at"))
-            name = f"{curve}, {of} ({m.unit})" if of else f"{curve} ({m.unit})"
-            tables.setdefault(along, {}).setdefault(name, {})[at] = number(m.value)
+            name = ", ".join(filter(None, (curve, of, m.unit)))
+            tables.setdefault(along, {}).setdefault(name, {})[at] = m
     found = []
     for along, by_name in tables.items():
         places = sorted({at for points in by_name.values() for at in points})
-        found.append(
-            [(along, *(f"{at:,}" for at in places))]
-            + [(name, *(p.get(at, "") for at in places)) for name, p in by_name.items()]
-        )
+        rows = [(along, *(f"{at:,}" for at in places), "n")]
+        for name, points in by_name.items():
+            counts = dict.fromkeys(f"{points[at].n:,}" for at in places if at in points)
+            cells = (cell(points[at]) if at in points else "" for at in places)
+            rows.append((name, *cells, ", ".join(counts)))
+        found.append(rows)
     return found
+
+
+def _short(m: Measurement) -> str:
+    """A value and half the width of its interval."""
+    if m.low is None or m.high is None:
+        return number(m.value)
+    return f"{m.value:.4g} ±{(m.high - m.low) / 2:.2g}"
 
 
 def _markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -128,7 +137,7 @@ def table(results: Results) -> str:
         if "curve" not in m.settings
     ]
     parts = [_aligned(cells, left=2)] if len(cells) > 1 else []
-    return "\n\n".join([*parts, *(_aligned(rows, left=1) for rows in curves(results))])
+    return "\n\n".join([*parts, *(_aligned(rows, left=1) for rows in curves(results, _short))])
 
 
 def plan_table(plan: dict[str, Any]) -> str:
@@ -174,15 +183,17 @@ def differences(a: Results, b: Results) -> dict[str, Difference]:
     found: dict[str, Difference] = {}
     for m in a.measurements:
         other = b.find(m.name)
-        if other is None or m.data != other.data:
+        if other is None or m.data != other.data or m.settings.get("of") == "human":
+            continue
+        if m.settings.get("items") != other.settings.get("items"):
             continue
         one, two = a.scores.get(m.name), b.scores.get(m.name)
-        if one and two and len(one.sums) == len(two.sums) and m.settings.get("of") != "human":
+        if one and two and len(one.sums) == len(two.sums):
             found[m.name] = difference(one, two)
     if not found:
         raise UserError(
             f"{a.model} and {b.model} have no measurement of the same items; evaluate both on the "
-            "same tasks and data"
+            "same tasks and data, with the same --limit, --shots and --seed"
         )
     return found
 
@@ -219,5 +230,5 @@ def write(results: Results, folder: Path) -> None:
         return
     if any(m for _, m in paper_table(results)):
         plots.sizes([results], folder / "results.png")
-    if curves(results):
+    if curves(results, shown):
         plots.curves([results], folder / "curves.png")

@@ -56,7 +56,7 @@ class Score:
         if n > 1:
             values = np.concatenate([self.form(s) for s in _resampled(self.sums)])
             low, high = (float(q) for q in np.nanquantile(values, [0.025, 0.975]))
-        settings = {**self.settings, "resamples": RESAMPLES, "seed": SEED}
+        settings = {**self.settings, "resamples": RESAMPLES, "resampling_seed": SEED}
         return Measurement(
             self.name, self.value, self.unit, n, self.protocol, data, low, high, settings
         )
@@ -66,6 +66,21 @@ def mean(name: str, values: npt.ArrayLike, protocol: str, **more: Any) -> Score:
     """The share of items, in percent, for which something holds, or their mean in percent."""
     numerators = np.asarray(values, dtype=np.float64)
     return Score(name, "%", np.stack([numerators, np.ones_like(numerators)], -1), protocol, **more)
+
+
+def jackknife(
+    name: str, unit: str, value: float, without: Sums, protocol: str, data: str,
+    settings: Mapping[str, Any],
+) -> Measurement:  # fmt: skip
+    """A number that no sums over items make, with an interval from leaving out each item in turn.
+
+    without: the number without each of the N items. Drawing items again would not do: an item
+    drawn twice makes texts look less varied, and histograms more alike, than they are.
+    """
+    n = len(without)
+    error = 1.96 * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    told = {**settings, "interval": "jackknife"}
+    return Measurement(name, value, unit, n, protocol, data, value - error, value + error, told)
 
 
 def point(curve: str, along: str, at: float, of: str = "") -> dict[str, Any]:

@@ -33,8 +33,7 @@ class Source:
     hub: str = ""
     """`owner/name:path` of the same split in a data set on the Hugging Face hub."""
     all: bool = False
-    """Whether all files of its folder with the same ending are part of it, where it goes by the
-    published name."""
+    """Whether it is all files of these names together, and not any one of them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,10 @@ class DataFile:
         return found
 
     def _records(self) -> Iterator[tuple[str, Any]]:
+        if self.more:
+            for path in (self.path, *self.more):
+                yield from DataFile(path)._records()
+            return
         if without_compression(self.path.name).endswith(".parquet"):
             for number, row in enumerate(_parquet(self.path), start=1):
                 yield f"{self.path}, row {number}", row
@@ -129,24 +132,27 @@ class Data:
 
     def find(self, source: Source) -> DataFile:
         """The file of a source; UserError that says where to get it if there is none."""
-        for name in source.names:
-            parts = tuple(name.split("/"))
-            for path in self._files:
-                plain = (*path.parts[:-1], without_compression(path.name))
-                if parts in (path.parts[-len(parts) :], plain[-len(parts) :]):
-                    together = source.all and name == source.names[0]
-                    return DataFile(path, self._beside(path) if together else ())
+        found = [path for name in source.names if (path := self._named(name))]
+        if source.all and found and len(found) < len(source.names):
+            have = {without_compression(path.name) for path in found}
+            lacking = [name for name in source.names if name.rpartition("/")[2] not in have]
+            raise UserError(
+                f"{len(lacking)} of {len(source.names)} files are not under {self._folder}: "
+                f"{', '.join(lacking[:3])}...; get them from {source.published}"
+            )
+        if found:
+            return DataFile(found[0], tuple(found[1:]) if source.all else ())
         if source.hub and self._folder is None:
             return DataFile(_fetch(source))
         raise UserError(_missing(source, self._folder))
 
-    def _beside(self, path: Path) -> tuple[Path, ...]:
-        """The files of the same folder and ending that come after one in order."""
-        return tuple(
-            other
-            for other in self._files
-            if other.parent == path.parent and other.suffix == path.suffix and other > path
-        )
+    def _named(self, name: str) -> Path | None:
+        parts = tuple(name.split("/"))
+        for path in self._files:
+            plain = (*path.parts[:-1], without_compression(path.name))
+            if parts in (path.parts[-len(parts) :], plain[-len(parts) :]):
+                return path
+        return None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -175,7 +181,8 @@ def _fetch(source: Source) -> Path:
 
 def _missing(source: Source, folder: Path | None) -> str:
     digest = f" (sha256 {source.sha256})" if source.sha256 else ""
-    others = f" (or {', '.join(source.names[1:])})" if source.names[1:] else ""
+    shown = ", ".join(source.names[1:3]) + (", ..." if source.names[3:] else "")
+    others = f" ({'and' if source.all else 'or'} {shown})" if shown else ""
     where = f"is not under {folder}" if folder else "cannot be fetched"
     return (
         f"{source.names[0]}{others} {where}; get it from "

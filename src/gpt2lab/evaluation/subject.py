@@ -51,7 +51,7 @@ class Subject:
             )
         self.model, self.tokenizer = model, tokenizer
         self.digest = weights_digest(model)
-        self.store, self._step = store, step
+        self.store, self.step = store, step
 
     @property
     def context(self) -> int:
@@ -73,7 +73,7 @@ class Subject:
             for k, answer in self.find(keys).items()
         }
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self._step(label) as on_progress:
+        with self.step(label) as on_progress:
             results = score(
                 self.model, [asked[i] for i in new], excluded=excluded, on_progress=on_progress
             )
@@ -134,7 +134,7 @@ class Subject:
 
         They are too many to be kept.
         """
-        with self._step(label) as on_progress:
+        with self.step(label) as on_progress:
             found = dict(likeliest(self.model, asked, k, on_progress=on_progress))
         return [found[i] for i in range(len(asked))]
 
@@ -144,7 +144,7 @@ class Subject:
         keys = [self._key(b"features", 0, ids.astype(np.int32).tobytes()) for ids in cut]
         found = {k: np.frombuffer(answer, np.float32) for k, answer in self.find(keys).items()}
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self._step(label) as on_progress:
+        with self.step(label) as on_progress:
             results = features(self.model, [cut[i] for i in new], on_progress=on_progress)
             for number, state in results:
                 key = keys[new[number]]
@@ -162,7 +162,7 @@ class Subject:
         keys = self.write_keys(cut)
         found = {k: Generation(**json.loads(answer)) for k, answer in self.find(keys).items()}
         new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self._step(label) as on_progress:
+        with self.step(label) as on_progress:
             results = generate_each(self.model, self.tokenizer, [cut[i] for i in new])
             for count, (number, result) in enumerate(results, start=1):
                 key = keys[new[number]]

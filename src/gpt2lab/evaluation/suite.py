@@ -10,21 +10,21 @@ import numpy as np
 
 from gpt2lab import __version__
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation.documents import digest
 from gpt2lab.evaluation.drift import lost_after
-from gpt2lab.evaluation.mauve import mauve
 from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.evaluation.scores import Score, percent, perplexity, point, ratio
 from gpt2lab.evaluation.sources import Data
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks import Outcome, Settings, Task
 from gpt2lab.evaluation.tasks.translation import bleu
-from gpt2lab.storage import read_json, write_json
+from gpt2lab.storage import atomic_file, read_json, require_writable_folder, write_json
 
 if TYPE_CHECKING:
     from gpt2lab.evaluation.overlap import Training
 
 RESULTS, ITEMS = "results.json", "items"
-_FORMS = {f.__name__: f for f in (ratio, percent, perplexity, bleu, mauve, lost_after)}
+_FORMS = {f.__name__: f for f in (ratio, percent, perplexity, bleu, lost_after)}
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Results:
     """Tasks that could not be run, and what is missing."""
     scores: dict[str, Score] = field(default_factory=dict)
     """By name, to compare item by item."""
+    tasks: dict[str, list[str]] = field(default_factory=dict)
+    """Names of the measurements that each task made."""
 
     def find(self, name: str) -> Measurement | None:
         """The measurement of a name, if it was made."""
@@ -103,12 +105,13 @@ def run_task(
     """What a task finds, with each number of examples if there are several."""
     shots = sorted(set(shots))
     if len(shots) < 2:
-        return task.run(subject, data, replace(settings, shots=next(iter(shots), settings.shots)))
+        one = replace(settings, shots=next(iter(shots), settings.shots))
+        return _with_items(task.run(subject, data, one))
     tried = (replace(settings, shots=k, reserved=shots[-1]) for k in shots)
-    first = task.run(subject, data, next(tried))
+    first = _with_items(task.run(subject, data, next(tried)))
     if not any("shots" in score.settings for score in first.scores):
         return first
-    outcomes = [first, *(task.run(subject, data, one) for one in tried)]
+    outcomes = [first, *(_with_items(task.run(subject, data, one)) for one in tried)]
     scores = [
         replace(
             score, name=f"{score.name} [{k} shots]",
@@ -125,8 +128,17 @@ def run_task(
     return replace(first, scores=scores, items=items)
 
 
+def _with_items(outcome: Outcome) -> Outcome:
+    """Scores that say of which items they are, so that no others are compared with them."""
+    items = {"items": digest(outcome.texts)}
+    scores = [replace(s, settings={**s.settings, **items}) for s in outcome.scores]
+    return replace(outcome, scores=scores)
+
+
 def begun(subject: Subject, name: str, out: Path | None) -> Results:
     """The results in a folder, or none yet; UserError if they are of another model."""
+    if out is not None:
+        require_writable_folder(out / ITEMS)
     if out is None or not (out / RESULTS).exists():
         return Results(name, subject.digest, subject.model.config.n_params)
     earlier = load(out)
@@ -136,12 +148,15 @@ def begun(subject: Subject, name: str, out: Path | None) -> Results:
 
 
 def record(results: Results, task: str, outcome: Outcome, out: Path | None) -> None:
-    """Add what a task found, and write it where there is a folder."""
+    """Put what a task found in place of what it did before; write it where there is a folder."""
     results.absent.pop(task, None)
     new = [*(score.measurement(outcome.data) for score in outcome.scores), *outcome.others]
-    names = {m.name for m in new}
-    results.measurements = [m for m in results.measurements if m.name not in names] + new
+    names = [m.name for m in new]
+    gone = {*results.tasks.get(task, ()), *names}
+    results.measurements = [m for m in results.measurements if m.name not in gone] + new
+    results.scores = {name: s for name, s in results.scores.items() if name not in gone}
     results.scores |= {score.name: score for score in outcome.scores}
+    results.tasks[task] = names
     if out is not None:
         _write_items(out, task, outcome)
         write_json(out / RESULTS, _table(results))
@@ -150,9 +165,9 @@ def record(results: Results, task: str, outcome: Outcome, out: Path | None) -> N
 def _write_items(out: Path, name: str, outcome: Outcome) -> None:
     """What was asked and answered, a JSON object a line."""
     folder = out / ITEMS
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in outcome.items]
-    (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    with atomic_file(folder / f"{name}.jsonl") as temporary:
+        temporary.write_text("".join(lines), "utf-8")
 
 
 def _table(results: Results) -> dict[str, Any]:
@@ -163,6 +178,7 @@ def _table(results: Results) -> dict[str, Any]:
         "parameters": results.parameters,
         "measurements": [asdict(m) for m in results.measurements],
         "absent": results.absent,
+        "tasks": results.tasks,
         "sums": {
             name: {"form": score.form.__name__, "items": score.sums.tolist()}
             for name, score in results.scores.items()
@@ -186,7 +202,7 @@ def load(folder: Path) -> Results:
         }  # fmt: skip
         return Results(
             table["model"], table["weights"], table["parameters"], measurements,
-            dict(table["absent"]), scores,
+            dict(table["absent"]), scores, dict(table["tasks"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

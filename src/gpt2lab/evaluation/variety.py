@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2lab.evaluation.likelihood import Ids
-from gpt2lab.evaluation.measurement import Measurement
-from gpt2lab.evaluation.scores import RESAMPLES, SEED, Sums
+from gpt2lab.evaluation.scores import Sums
 
 # The longest n-grams of BLEU.
 _ORDERS = 4
 # Zipf's law is fitted to so many of the most frequent tokens (Holtzman et al. 2020).
-_RANKS = 5000
+RANKS = 5000
 
 Gram = tuple[int, ...]
 
@@ -28,18 +27,20 @@ def repetition(ids: Ids, n: int) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def distinct(texts: Sequence[Ids], n: int) -> Sums:
-    """Sums [N, 2] whose ratio is distinct-n of all texts together (Li et al. 2016).
+def distinct(texts: Sequence[Ids], n: int) -> tuple[float, Sums]:
+    """Share of different n-grams among those of all texts together (distinct-n, Li et al. 2016).
 
-    What a text adds to the numerator are the n-grams that none before it has.
+    Also the same without each text in turn [N].
     """
-    seen: set[Gram] = set()
-    sums = np.zeros((len(texts), 2))
-    for row, ids in zip(sums, texts, strict=True):
-        grams = _grams(ids, n)
-        row[:] = len(set(grams) - seen), len(grams)
-        seen.update(grams)
-    return sums
+    each = [_grams(ids, n) for ids in texts]
+    owner: dict[Gram, int] = {}
+    for i, grams in enumerate(each):
+        for gram in set(grams):
+            owner[gram] = i if gram not in owner else -1  # -1: of several texts
+    alone = np.bincount([i for i in owner.values() if i >= 0], minlength=len(texts))
+    counts = np.array([len(grams) for grams in each])
+    without = (len(owner) - alone) / (counts.sum() - counts).clip(min=1)
+    return len(owner) / max(1, counts.sum()), without
 
 
 def repeats(ids: Ids, n: int, first: int) -> npt.NDArray[np.bool_]:
@@ -95,27 +96,19 @@ def _brevity(lengths: Sequence[int], i: int) -> float:
     return 1.0 if lengths[i] >= nearest else math.exp(1 - nearest / max(1, lengths[i]))
 
 
-def zipf(name: str, texts: Sequence[Ids], data: str) -> Measurement:
-    """The s of Zipf's law, frequency ~ rank^-s, with an interval by resampling texts.
+def zipf(texts: Sequence[Ids]) -> tuple[float, Sums]:
+    """The s of Zipf's law, frequency ~ rank^-s, of all texts together; and without each in turn.
 
-    Least squares on logarithms over the 5,000 most frequent tokens.
+    Least squares on logarithms over the most frequent tokens.
     """
-    rng = np.random.default_rng(SEED)
-    values = [
-        _slope([texts[i] for i in rng.integers(len(texts), size=len(texts))])
-        for _ in range(RESAMPLES)
-    ]
-    # Texts drawn twice make words look rarer; reflected at the value, that leans the right way.
-    slope = _slope(texts)
-    low, high = (2 * slope - float(q) for q in np.quantile(values, [0.975, 0.025]))
-    how = f"least squares of log frequency on log rank, the {_RANKS:,} most frequent tokens"
-    settings = {"resamples": RESAMPLES, "seed": SEED}
-    return Measurement(name, slope, "s", len(texts), how, data, low, high, settings)
+    size = 1 + max(int(ids.max()) for ids in texts)
+    counts_NV = np.stack([np.bincount(ids, minlength=size) for ids in texts])
+    total_V = counts_NV.sum(0)
+    return _slope(total_V), np.array([_slope(total_V - one_V) for one_V in counts_NV])
 
 
-def _slope(texts: Sequence[Ids]) -> float:
-    counts = np.bincount(np.concatenate(texts))
-    frequency = np.sort(counts[counts > 0])[::-1][:_RANKS]
+def _slope(counts_V: npt.NDArray[np.int64]) -> float:
+    frequency = np.sort(counts_V[counts_V > 0])[::-1][:RANKS]
     rank = np.log(np.arange(1, len(frequency) + 1))
     centred = rank - rank.mean()
     return -float(centred @ np.log(frequency) / (centred @ centred)) if len(rank) > 1 else 0.0

@@ -12,6 +12,7 @@ Such a file names the data, and how a question is written from a record's fields
     answer = "label"
 """
 
+import json
 import math
 import random
 import re
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gpt2lab.errors import UserError
+from gpt2lab.evaluation.likelihood import Scores
 from gpt2lab.evaluation.scores import Score, mean, ratio
 from gpt2lab.evaluation.sources import Data, DataFile, Source
 from gpt2lab.evaluation.subject import Subject
@@ -31,6 +33,7 @@ from gpt2lab.evaluation.tasks.task import Outcome, Settings, Task, limited
 from gpt2lab.settings import read_recipe
 
 Kind = Literal["choice", "schema", "pair", "ending"]
+_NAME = re.compile(r"\w[\w.\[\]-]*")
 _FIELD = re.compile(r"\{([\w.]+)(?:\|(\w+))?\}")
 # What may be done to a field: `{premise|open}`.
 _CHANGES: dict[str, Callable[[str], str]] = {
@@ -87,7 +90,7 @@ class TaskFile:
     answers: str = ""
     """A file beside the first with the answers, one a line."""
     all: bool = False
-    """Whether all files beside the first published one belong to the set."""
+    """Whether the set is all of `files` together, and not any one of them."""
     part: str = ""
     """Field that parts the questions; accuracy is told for each part, too."""
     between: str = " "
@@ -106,6 +109,10 @@ class Question(NamedTuple):
 def load(path: Path) -> Task:
     """The task that a TOML file describes; UserError naming what is wrong in it."""
     described = read_recipe(path, TaskFile)
+    if not _NAME.fullmatch(described.name):
+        raise UserError(
+            f"{path}: name {described.name!r} may have letters, digits, '.', '_', '-' and brackets"
+        )
     if not described.files or not described.forms:
         raise UserError(f"{path}: files and forms must not be empty")
     needs = {
@@ -118,13 +125,20 @@ def load(path: Path) -> Task:
                 raise UserError(f"{path}: a form of kind {described.kind!r} needs {name!r}")
         if len(form.when) not in (0, 2):
             raise UserError(f"{path}: `when` must be a field and the value it must have")
-        for name, change in _FIELD.findall("".join([*form.options, form.prompt, form.ending])):
-            if change and change not in _CHANGES:
-                raise UserError(f"{path}: {{{name}|{change}}}: there are {', '.join(_CHANGES)}")
+        for template in (*form.options, form.prompt, form.ending):
+            _check_template(template, path)
     source = Source(
         described.files, described.published, described.sha256, described.hub, described.all
     )
     return Task(described.name, described.summary, partial(_run, described, source), (source,))
+
+
+def _check_template(template: str, path: Path) -> None:
+    if set(_FIELD.sub("", template)) & set("{}"):
+        raise UserError(f"{path}: {template!r} has braces that are no field, such as {{question}}")
+    for name, change in _FIELD.findall(template):
+        if change and change not in _CHANGES:
+            raise UserError(f"{path}: {{{name}|{change}}}: there are {', '.join(_CHANGES)}")
 
 
 def _run(
@@ -135,31 +149,42 @@ def _run(
     shots = task.shots if settings.shots is None else settings.shots
     shown, asked = with_examples(questions, shots, settings, str(file.path))
     asked = limited(asked, settings, file)
-    pairs = [(shown + a, b) for q in asked for a, b in q.pairs]
-    found = iter(subject.endings(task.name, pairs))
+    found = iter(subject.endings(task.name, [(shown + a, b) for q in asked for a, b in q.pairs]))
     each = [[next(found) for _ in q.pairs] for q in asked]
-    texts = ["".join(q.pairs[q.right]) for q in asked]
     told = {"shots": shots, "example_seed": settings.seed} if shots else {"shots": 0}
-    if task.kind == "ending":
-        bits = [
-            (one.total / math.log(2), float(len(q.pairs[0][1].encode())))
-            for q, (one,) in zip(asked, each, strict=True)
-        ]
-        scores = [
-            mean(
-                f"{task.name} accuracy", [one.greedy for (one,) in each],
-                "greedy decoding gives the ending", settings=told,
-            ),
-            Score(
-                f"{task.name} bits", "bits/byte", np.array(bits), "per byte of the endings", ratio,
-                told,
-            ),
-        ]  # fmt: skip
-        items = [
-            {"prompt": q.pairs[0][0], "ending": q.pairs[0][1], "nats": o.total, "greedy": o.greedy}
-            for q, (o,) in zip(asked, each, strict=True)
-        ]
-        return Outcome(scores, file.digest, [str(file.path)], items, texts)
+    score = _scores_of_endings if task.kind == "ending" else _scores_of_choices
+    scores, items = score(task, asked, each, told)
+    texts = ["".join(q.pairs[q.right]) for q in asked]
+    return Outcome(scores, file.digest, [str(file.path)], items, texts)
+
+
+def _scores_of_endings(
+    task: TaskFile, asked: Sequence[Question], each: Sequence[list[Scores]], told: dict[str, Any]
+) -> tuple[list[Score], list[dict[str, Any]]]:
+    first = [group[0] for group in each]
+    bits = [
+        (one.total / math.log(2), float(len(q.pairs[0][1].encode())))
+        for q, one in zip(asked, first, strict=True)
+    ]
+    scores = [
+        mean(
+            f"{task.name} accuracy", [one.greedy for one in first],
+            "greedy decoding gives the ending", settings=told,
+        ),
+        Score(
+            f"{task.name} bits", "bits/byte", np.array(bits), "per byte of the endings", ratio, told
+        ),
+    ]  # fmt: skip
+    items = [
+        {"prompt": q.pairs[0][0], "ending": q.pairs[0][1], "nats": o.total, "greedy": o.greedy}
+        for q, o in zip(asked, first, strict=True)
+    ]
+    return scores, items
+
+
+def _scores_of_choices(
+    task: TaskFile, asked: Sequence[Question], each: Sequence[list[Scores]], told: dict[str, Any]
+) -> tuple[list[Score], list[dict[str, Any]]]:
     totals = [[one.total for one in group] for group in each]
     protocol = {
         "choice": "the option that is likeliest after the prompt",
@@ -182,17 +207,13 @@ def _run(
             for group, q in zip(totals, asked, strict=True)
         ]
         by_length = [r.index(min(r)) == q.right for r, q in zip(rates, asked, strict=True)]
-        scores.append(
-            mean(
-                f"{task.name} accuracy per character", by_length,
-                f"{protocol} by its nats per character", settings=told,
-            )
-        )  # fmt: skip
+        how = f"{protocol} by its nats per character"
+        scores.append(mean(f"{task.name} accuracy per character", by_length, how, settings=told))
     items = [
         {"options": [list(p) for p in q.pairs], "right": q.right, "chosen": c, "nats": t}
         for q, c, t in zip(asked, chosen, totals, strict=True)
     ]
-    return Outcome(scores, file.digest, [str(file.path)], items, texts)
+    return scores, items
 
 
 def with_examples(
@@ -200,7 +221,9 @@ def with_examples(
 ) -> tuple[str, list[Question]]:
     """Solved questions to show before all others, the same before each; and the others."""
     reserved = max(shots, settings.reserved)
-    if shots < 0 or reserved >= len(questions):
+    if shots < 0:
+        raise UserError(f"--shots is {shots}; it must be at least 0")
+    if reserved >= len(questions):
         raise UserError(
             f"{where} has {len(questions)} questions; {reserved} to show leave none to ask"
         )
@@ -222,16 +245,17 @@ def read(task: TaskFile, file: DataFile) -> list[Question]:
         form = next((f for f in task.forms if _has(record, f)), None)
         if form is None:
             raise UserError(
-                f"{where}: its fields, {', '.join(record)}, are of no layout of {task.name}"
+                f"{where}: its fields, {', '.join(record)}, are of no layout of {task.name}, or "
+                "have not the values that `when` asks for"
             )
-        name = _lookup(record, form.id) if form.id else number
+        name = json.dumps(_needed(record, form.id, where)) if form.id else number
         if name in seen:
             continue
         seen.add(name)
         answer = answers[number] if answers and number < len(answers) else None
         question = _question(task, form, record, answer, where)
-        part = _lookup(record, task.part) if task.part else None
-        questions.append(question._replace(part="" if part is None else str(part)))
+        part = str(_needed(record, task.part, where)) if task.part else ""
+        questions.append(question._replace(part=part))
     return questions
 
 
@@ -246,6 +270,13 @@ def _lookup(record: Any, path: str) -> Any:
     for name in path.split("."):
         record = record.get(name) if isinstance(record, Mapping) else None
     return record
+
+
+def _needed(record: Mapping[str, Any], field: str, where: str) -> Any:
+    found = _lookup(record, field)
+    if found is None:
+        raise UserError(f"{where} has no {field!r}, only {', '.join(record)}; check the task file")
+    return found
 
 
 def _write(template: str, record: Mapping[str, Any]) -> str:
@@ -263,7 +294,11 @@ def _question(
     for template in form.options:
         whole = _FIELD.fullmatch(template)
         value = _lookup(record, whole[1]) if whole else None
-        options += map(str, value) if isinstance(value, list) else [_write(template, record)]
+        change = _CHANGES.get(whole[2] or "", str) if whole else str
+        if isinstance(value, list):
+            options += [change(str(v)) for v in value]
+        else:
+            options.append(_write(template, record))
     prompt, ending = _write(form.prompt, record), _write(form.ending, record)
     between = task.between
     if form.blank:

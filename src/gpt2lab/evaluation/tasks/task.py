@@ -31,6 +31,10 @@ class Settings:
     seed: int = 0
     """Of what is drawn: examples, sampled summaries."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; it must be at least 0")
+
 
 @dataclass
 class Outcome:
