@@ -21,8 +21,18 @@ def test_values():
 
 
 def test_one_item_has_no_interval():
-    m = mean("x", [True], "").measurement("d")
-    assert (m.low, m.high, m.n, m.value) == (None, None, 1, 100.0)
+    m = score([(3, 2)]).measurement("d")
+    assert (m.low, m.high, m.n, m.value) == (None, None, 1, 1.5)
+
+
+@pytest.mark.parametrize("n", [1, 20, 1795])
+def test_none_right_does_not_mean_none_ever(n):
+    """The highest rate at which none of n is right in one of 40 cases."""
+    for right in (0, 1):
+        m = mean("x", [right] * n, "").measurement("d")
+        low, high = (m.low, m.high) if not right else (100 - m.high, 100 - m.low)
+        assert low == 0 and (1 - high / 100) ** n == pytest.approx(0.025)
+    assert mean("x", [0.5] * 4, "").measurement("d").low == 50
 
 
 @pytest.mark.parametrize("form", [ratio, perplexity])

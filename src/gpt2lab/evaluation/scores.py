@@ -50,16 +50,28 @@ class Score:
         return float(self.form(self.sums.sum(0)))
 
     def measurement(self, data: str) -> Measurement:
-        """The number with a 95 % bootstrap interval over items; data: digest of what it is of."""
+        """The number with a 95 % bootstrap interval over items; data: digest of what it is of.
+
+        Where none or all of the items are right, that would be no interval at all: then it is exact
+        (Clopper and Pearson 1934).
+        """
         n = len(self.sums)
         low = high = None
-        if n > 1:
+        if self._all_alike and self.value in (0.0, 100.0):
+            chance = 100 * 0.025 ** (1 / n)
+            low, high = (0.0, 100 - chance) if self.value == 0 else (chance, 100.0)
+        elif n > 1:
             values = np.concatenate([self.form(s) for s in _resampled(self.sums)])
             low, high = (float(q) for q in np.nanquantile(values, [0.025, 0.975]))
         settings = {**self.settings, "resamples": RESAMPLES, "resampling_seed": SEED}
         return Measurement(
             self.name, self.value, self.unit, n, self.protocol, data, low, high, settings
         )
+
+    @property
+    def _all_alike(self) -> bool:
+        """Whether items are right or wrong, and all of them the same."""
+        return self.form is percent and bool((self.sums == [self.value / 100, 1]).all())
 
 
 def mean(name: str, values: npt.ArrayLike, protocol: str, **more: Any) -> Score:
