@@ -1,0 +1,135 @@
+"""Examples to token shards, with beside each token whether loss is taken on it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.corpus.document import Document
+from gpt2lab.corpus.plaintext import FEW, passages
+from gpt2lab.corpus.shards import ShardWriter, write_index
+from gpt2lab.errors import UserError
+from gpt2lab.storage import atomic_folder, write_json
+from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.training.examples import Example, Part, Reading
+
+REPORT = "report.json"
+# Examples that are tokenised together.
+_BATCH = 512
+
+Read = Callable[[Reading], Iterator[Example]]
+
+
+def learned(split: str) -> str:
+    """The split that holds, for each token of a split, 1 if loss is taken on it and 0 if not."""
+    return f"{split}-learned"
+
+
+@dataclass
+class _Split:
+    """Writes the tokens of one split and, in step, which of them are learned."""
+
+    tokens: ShardWriter
+    flags: ShardWriter
+    learned: int = 0
+
+    def add(self, ids: Sequence[int], flags: Sequence[int]) -> None:
+        # The `<|endoftext|>` before a text is the end of the one before, and learned.
+        self.tokens.add(ids)
+        self.flags.add(flags)
+        self.learned += 1 + sum(flags)
+
+
+def prepare(
+    read: Read,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    held_out: float,
+    step: Callable[[str], AbstractContextManager[Any]],
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write shards of the examples that `read` gives; return what is also in `report.json`.
+
+    read: gives the same examples each time; it is called twice, and no example is kept.
+    held_out: share of examples for `val`, exactly and at least one, by each one's own text: the
+    same text is never on both sides.
+    Raises UserError if there is no example, or none is left to learn from.
+    """
+    if not 0 < held_out < 1:
+        raise UserError(f"held_out is {held_out}; it must be above 0 and below 1")
+    reading = Reading()
+    with step("reading"):
+        numbers = np.array([_number(e) for e in _passages(read(reading))], np.uint64)
+    every = np.unique(numbers)
+    if not len(numbers):
+        raise UserError("no example was read; " + (reading.told[0] if reading.told else "no text"))
+    if len(every) < 2:
+        raise UserError("there is one example only; give more, so that some can be held out")
+    limit = every[min(len(every) - 1, max(1, round(held_out * len(every)))) - 1]
+    with step("tokenising"), atomic_folder(out, overwrite=overwrite) as folder:
+        splits = {
+            name: _Split(
+                ShardWriter(folder, name, tokenizer.end_of_text),
+                ShardWriter(folder, learned(name), 1),
+            )
+            for name in ("train", "val")
+        }
+        examples = _passages(read(Reading()))
+        while batch := list(islice(examples, _BATCH)):
+            for example, ids, flags in _tokens(batch, tokenizer):
+                splits["val" if _number(example) <= limit else "train"].add(ids, flags)
+        report = _report(splits, reading, len(numbers) - len(every))
+        entries: dict[str, dict[str, Any]] = {}
+        for name, split in splits.items():
+            split.add([], [])  # the end of the last text
+            entries |= {name: split.tokens.close(), learned(name): split.flags.close()}
+        tokenizer.save(folder / "tokenizer")
+        write_index(folder, tokenizer.digest, entries)
+        write_json(folder / REPORT, report)
+    return report
+
+
+def _report(splits: dict[str, _Split], reading: Reading, repeated: int) -> dict[str, Any]:
+    return {
+        "examples": {name: split.tokens.documents for name, split in splits.items()},
+        "learned_tokens": {name: split.learned for name, split in splits.items()},
+        "repeated": repeated,
+        "rejected": reading.rejected,
+        "rejected_rows": reading.told,
+        "guessed_encodings": reading.encodings,
+    }
+
+
+def _passages(examples: Iterator[Example]) -> Iterator[Example]:
+    """Examples; so few plain texts that none could be held out are cut into passages."""
+    first = list(islice(examples, FEW))
+    if len(first) < FEW and all(part.learned for e in first for part in e.parts):
+        first = [
+            Example((Part(piece, True),), e.where) for e in first for piece in passages(e.text)
+        ]
+    return chain(first, examples)
+
+
+def _number(example: Example) -> int:
+    return int(Document(example.text).id[:16], 16)
+
+
+def _tokens(
+    examples: Sequence[Example], tokenizer: Tokenizer
+) -> Iterator[tuple[Example, list[int], list[int]]]:
+    """Ids of each, its parts tokenised one by one as they are when it is used; and flags."""
+    parts = [part for example in examples for part in example.parts]
+    encoded = iter(tokenizer.encode_batch([part.text for part in parts]))
+    for example in examples:
+        ids: list[int] = []
+        flags: list[int] = []
+        for part in example.parts:
+            new = next(encoded)
+            ids += new
+            flags += [int(part.learned)] * len(new)
+        yield example, ids, flags

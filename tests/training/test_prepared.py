@@ -1,0 +1,98 @@
+"""Examples as token shards: which tokens count, and which examples are held out."""
+
+import json
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+
+from gpt2lab.corpus.shards import open_split, verify
+from gpt2lab.errors import UserError
+from gpt2lab.training.examples import read_examples
+from gpt2lab.training.prepared import REPORT, learned, prepare
+
+
+def made(path, tokenizer, out, **how):
+    settings = {"held_out": 0.2, "step": lambda label: nullcontext()} | how
+    return prepare(partial(read_examples, path), tokenizer, out, **settings)
+
+
+def rows(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def documents(folder, split, end):
+    """Ids and flags of each document, its `<|endoftext|>` first."""
+    tokens, flags = (open_split(folder, s) for s in (split, learned(split)))
+    assert len(tokens) == len(flags)
+    found = []
+    for i, flag in zip(tokens.slice(0, len(tokens)), flags.slice(0, len(flags)), strict=True):
+        if i == end:
+            found.append([])
+        found[-1].append((int(i), int(flag)))
+    return found
+
+
+def test_prompts_are_read_and_completions_learned(tmp_path, small_tokenizer):
+    records = [{"prompt": f"the {n}", "completion": f" cat sat {n}"} for n in range(30)]
+    report = made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out")
+    assert report["examples"] == {"train": 24, "val": 6} and not report["rejected"]
+    end = small_tokenizer.end_of_text
+    seen = []
+    for split in ("train", "val"):
+        *texts, last = documents(tmp_path / "out", split, end)
+        assert last == [(end, 1)], "the end of the last text is learned, too"
+        for text in texts:
+            assert text[0] == (end, 1)
+            prompt = [i for i, flag in text[1:] if not flag]
+            completion = [i for i, flag in text[1:] if flag]
+            assert [i for i, _ in text[1:]] == prompt + completion
+            seen.append((small_tokenizer.decode(prompt), small_tokenizer.decode(completion)))
+    assert sorted(seen) == sorted((r["prompt"], r["completion"]) for r in records)
+    counted = sum(flag for text in documents(tmp_path / "out", "train", end) for _, flag in text)
+    assert report["learned_tokens"]["train"] == counted - 1
+    assert verify(tmp_path / "out", ["train", "val"]) < small_tokenizer.size
+    assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
+
+
+def test_the_same_text_is_on_one_side(tmp_path, small_tokenizer):
+    records = [{"text": f"line {n % 25}"} for n in range(75)]
+    report = made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out")
+    assert report["repeated"] == 50 and report["examples"] == {"train": 60, "val": 15}
+    end = small_tokenizer.end_of_text
+    sides = [
+        {tuple(t) for t in documents(tmp_path / "out", split, end)[:-1]}
+        for split in ("train", "val")
+    ]
+    assert not sides[0] & sides[1] and len(sides[1]) == 5
+
+
+def test_one_long_text_is_cut_so_that_some_is_held_out(tmp_path, small_tokenizer):
+    text = "".join(f"Paragraph {n} of a long book.\n\n" for n in range(2000))
+    (tmp_path / "book.txt").write_text(text)
+    report = made(tmp_path / "book.txt", small_tokenizer, tmp_path / "out")
+    assert report["examples"]["val"] >= 1 and report["examples"]["train"] > 3
+
+
+def test_what_is_left_out_is_told(tmp_path, small_tokenizer):
+    records = [{"text": "a"}, {"txt": "b"}, {"text": "c"}, {"text": ""}]
+    report = made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out")
+    assert report["rejected"] == 2 and report["rejected_rows"][1] == (
+        "a.jsonl, line 4: 'text' is empty"
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "how", "words"),
+    [
+        ([{"x": 1}], {}, "no example was read; a.jsonl, line 1: has x; wanted are text"),
+        ([], {}, "no example was read; no text"),
+        ([{"text": "one"}] * 3, {}, "there is one example only; give more"),
+        ([{"text": "one"}, {"text": "two"}], {"held_out": 0}, "held_out is 0; it must be above 0"),
+    ],
+)
+def test_what_cannot_be_prepared(tmp_path, small_tokenizer, records, how, words):
+    with pytest.raises(UserError, match=words):
+        made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
