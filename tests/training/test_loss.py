@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gpt2lab.training import loss as loss_module
-from gpt2lab.training.loss import linear_cross_entropy
+from gpt2lab.training.loss import IGNORED, linear_cross_entropy
 
 
 def reference(x, weight, y, vocab):
@@ -26,6 +28,28 @@ def test_value_and_gradients_equal_the_plain_form(monkeypatch, rows, vocab):
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
     assert not results[0][2][vocab:].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_targets_that_are_not_counted(share):
+    """As PyTorch leaves them out; with none left, nothing moves."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 10, 16, generator=generator)
+    weight = torch.randn(101, 16, generator=generator)
+    y = torch.randint(101, (4, 10), generator=generator)
+    y[torch.rand(4, 10, generator=generator) < share] = IGNORED
+    results = []
+    for function in (partial(linear_cross_entropy, some=True), reference):
+        a, w = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        value = function(a, w, y, 101)
+        value.backward()
+        results.append((value, a.grad, w.grad))
+    if share == 1:
+        value, grad_x, grad_weight = results[0]
+        assert value == 0 and not grad_x.any() and not grad_weight.any()
+        return
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_extreme_logits_stay_finite():

@@ -15,6 +15,8 @@ from gpt2lab.model.transformer import GPT2
 # Logits held at once: 2**25 float32 are 128 MiB.
 CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
 VOCABULARY_PART = 2**14
+# A target that is not counted, as PyTorch's own cross-entropy has it.
+IGNORED = -100
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -27,7 +29,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         N, V = len(x_ND), vocab_size
         need_x, need_weight = ctx.needs_input_grad[:2]
         head_VD = weight_VD[:V].to(x_ND.dtype)
-        rows = min(N, max(1, CHUNK_ELEMENTS.get(x_ND.device.type, 2**26) // V))
+        rows = max(1, min(N, CHUNK_ELEMENTS.get(x_ND.device.type, 2**26) // V))
         # Rows begin at multiples of 64 elements: with 50,257 columns packed tight, the product
         # below runs at two thirds of its speed.
         exact = torch.promote_types(x_ND.dtype, torch.float32)
@@ -86,23 +88,30 @@ def _add_product(total_VD: Tensor, grad_NV: Tensor, x_ND: Tensor) -> None:
         part_VD.add_(part_NV.t() @ x_ND)
 
 
-def linear_cross_entropy(x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_size: int) -> Tensor:
+def linear_cross_entropy(
+    x_BTD: Tensor, weight_VD: Tensor, y_BT: Tensor, vocab_size: int, *, some: bool = False
+) -> Tensor:
     """Mean next-token cross-entropy in nats of logits `x @ weight.T`, never whole in memory.
 
     x_BTD: hidden states; in their type, be it a 16-bit one, the products are made.
     weight_VD: the head, float32 or float64; rows from `vocab_size` on only pad it and take no
     part.
     y_BT: target ids, all below `vocab_size`.
+    some: leave out targets that are IGNORED, and the products with the head that they would take;
+    the mean is over the others, and 0 if there are none.
     Equal to `F.cross_entropy(F.linear(x, weight)[:, :vocab_size], y)` and its gradients. The
     result can be differentiated once.
     """
     if not torch.is_grad_enabled():
         x_BTD, weight_VD = x_BTD.detach(), weight_VD.detach()
-    x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+    x_ND, y_N = x_BTD.reshape(-1, x_BTD.shape[-1]), y_BT.reshape(-1)
+    if some:
+        counted_N = y_N != IGNORED
+        x_ND, y_N = x_ND[counted_N], y_N[counted_N]
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        x_ND, weight_VD, y_BT.reshape(-1), vocab_size
+        x_ND, weight_VD, y_N, vocab_size
     )
-    return total / len(x_ND)
+    return total / max(1, len(x_ND))
 
 
 class NextTokenLoss(nn.Module):
