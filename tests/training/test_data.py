@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2lab import UserError
 from gpt2lab.corpus.shards import Tokens
 from gpt2lab.training.data import Mixture, Prefetch, Windows, validation_windows
+from gpt2lab.training.loss import IGNORED
 from gpt2lab.training.permutation import permuted
 
 
@@ -116,3 +118,19 @@ def test_too_little_text():
         Windows(tokens(20), 16, (0,))
     with pytest.raises(UserError, match="fewer than one window"):
         validation_windows(tokens(5), 10, 5)
+
+
+def test_what_is_not_learned_is_no_target():
+    ids = np.arange(5, 905, dtype=np.uint16)
+    flags = (np.random.default_rng(0).random(900) < 0.5).astype(np.uint16)
+    whole, marks = Tokens((ids,), ""), Tokens((flags[:300], flags[300:]), "")
+    samples = np.arange(40)
+    plain = Mixture([Windows(whole, 16, (0,))], [1.0]).batch(samples)
+    masked = Mixture([Windows(whole, 16, (0,), marks)], [1.0]).batch(samples)
+    for (x, y), (x0, y0) in (
+        (masked, plain),
+        (validation_windows(whole, 16, 20, marks), validation_windows(whole, 16, 20)),
+    ):
+        assert torch.equal(x, x0)
+        expected = torch.where(torch.from_numpy(flags[y0.numpy() - 5] > 0), y0, IGNORED)
+        assert torch.equal(y, expected) and 0 < (y == IGNORED).sum() < y.numel()

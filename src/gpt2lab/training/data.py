@@ -4,7 +4,7 @@ Because the order needs no state, resuming needs only the number of samples seen
 processes can each take their part of the same global batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpt2lab.corpus.shards import Tokens
 from gpt2lab.errors import UserError
+from gpt2lab.training.loss import IGNORED
 from gpt2lab.training.permutation import permuted
 
 Places = npt.NDArray[np.int64]
@@ -23,10 +24,17 @@ class Windows:
     """Training sequences of `context` tokens from one source.
 
     Every epoch, each token is seen once, cut by a new shift and in a new order.
+    learned: for each token 1 if loss is taken on it and 0 if not; on all if not given.
     """
 
-    def __init__(self, tokens: Tokens, context: int, key: tuple[int, ...]) -> None:
-        self._tokens = tokens
+    def __init__(
+        self,
+        tokens: Tokens,
+        context: int,
+        key: tuple[int, ...],
+        learned: Tokens | None = None,
+    ) -> None:
+        self._tokens, self._learned = tokens, learned
         self.context = context
         self._key = key
         # The last `context` tokens are left as room to shift, plus one for the last target.
@@ -48,11 +56,22 @@ class Windows:
             starts[now] = shift + self.context * permuted(places[now], self.per_epoch, key)
         return starts
 
-    def rows(self, samples: Places) -> npt.NDArray[np.int64]:
-        """Ids [N, context + 1] of the numbered samples: inputs, and one more for the targets."""
-        return np.stack(
-            [self._tokens.slice(int(start), self.context + 1) for start in self.starts(samples)]
-        )
+    def batch(self, samples: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Inputs and next-token targets [N, context] of the numbered samples."""
+        return _pairs(self._tokens, self._learned, self.starts(samples), self.context)
+
+
+def _pairs(
+    tokens: Tokens, learned: Tokens | None, starts: Iterable[int], context: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs and targets [N, context] from some places on; IGNORED where no loss is taken."""
+    places = [int(start) for start in starts]
+    ids = np.stack([tokens.slice(start, context + 1) for start in places])
+    x, y = ids[:, :-1], ids[:, 1:]
+    if learned is not None:
+        flags = np.stack([learned.slice(start + 1, context) for start in places])
+        y = np.where(flags > 0, y, IGNORED)
+    return x, y
 
 
 class Mixture:
@@ -85,15 +104,12 @@ class Mixture:
 
     def batch(self, samples: Places) -> tuple[Tensor, Tensor]:
         """Inputs and next-token targets [B, T] of the numbered samples."""
-        rows: npt.NDArray[np.int64] | None = None
+        x_BT, y_BT = np.empty((2, len(samples), self.sources[0].context), np.int64)
         for source, own in zip(self.sources, self.place(samples), strict=True):
             mine = own >= 0
             if mine.any():
-                some = source.rows(own[mine])
-                rows = np.empty((len(samples), some.shape[1]), np.int64) if rows is None else rows
-                rows[mine] = some
-        ids = torch.from_numpy(rows)
-        return ids[:, :-1], ids[:, 1:]
+                x_BT[mine], y_BT[mine] = source.batch(own[mine])
+        return torch.from_numpy(x_BT), torch.from_numpy(y_BT)
 
     def where(self, samples: Places) -> str:
         """The numbered samples in words, for messages: source and first token of each."""
@@ -147,7 +163,9 @@ class Prefetch:
         )
 
 
-def validation_windows(tokens: Tokens, context: int, count: int) -> tuple[Tensor, Tensor]:
+def validation_windows(
+    tokens: Tokens, context: int, count: int, learned: Tokens | None = None
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets [N, T] of up to `count` windows spread evenly over `tokens`.
 
     The same for every run and step, so that losses compare.
@@ -159,5 +177,5 @@ def validation_windows(tokens: Tokens, context: int, count: int) -> tuple[Tensor
             "raise data.held_out or give more text"
         )
     chosen = np.unique(np.linspace(0, available - 1, min(count, available)).astype(int))
-    ids = torch.from_numpy(np.stack([tokens.slice(i * context, context + 1) for i in chosen]))
-    return ids[:, :-1], ids[:, 1:]
+    x, y = _pairs(tokens, learned, chosen * context, context)
+    return torch.from_numpy(x), torch.from_numpy(y)
