@@ -36,6 +36,14 @@ def test_round_trip_is_exact(folder, tiny, small_tokenizer):
     }
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_floats_of_any_kind_open_again(tmp_path, tiny, dtype):
+    checkpoint.save(tmp_path / "model", tiny.to(dtype), None, {})
+    again = checkpoint.load(tmp_path / "model").model
+    assert torch.equal(again.wte.weight, tiny.wte.weight.float())
+    assert again.wte.weight.dtype is torch.float32
+
+
 def test_transformers_opens_it_unchanged(folder, tiny):
     theirs, report = GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())

@@ -27,7 +27,6 @@ from gpt2lab.model.quantize import (
     check,
     form_of,
     is_matrix,
-    model_form,
     replace,
     restored,
     rounded,
@@ -101,12 +100,11 @@ def to_hf_config(model: GPT2, end_of_text: int | None) -> dict[str, Any]:
     """The model's shape as transformers' `GPT2Config` writes it."""
     c = model.config
     activation = "gelu_new" if c.activation == "gelu_tanh" else "gelu"
-    form = model_form(model)
-    rounding = (
-        {}
-        if form in FLOATS
-        else {"quantization_config": {"quant_method": METHOD, "format": form, "group": GROUP}}
-    )
+    rounded = model.get_submodule("h.0.attn.c_attn")
+    rounding = {}
+    if isinstance(rounded, Rounded):
+        facts = {"quant_method": METHOD, "format": rounded.form, "group": GROUP}
+        rounding = {"quantization_config": facts}
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

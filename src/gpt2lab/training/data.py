@@ -34,7 +34,7 @@ class Windows:
         key: tuple[int, ...],
         learned: Tokens | None = None,
     ) -> None:
-        self._tokens, self._learned = tokens, learned
+        self._tokens, self.learned = tokens, learned
         self.context = context
         self._key = key
         # The last `context` tokens are left as room to shift, plus one for the last target.
@@ -58,7 +58,7 @@ class Windows:
 
     def batch(self, samples: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Inputs and next-token targets [N, context] of the numbered samples."""
-        return _pairs(self._tokens, self._learned, self.starts(samples), self.context)
+        return _pairs(self._tokens, self.learned, self.starts(samples), self.context)
 
 
 def _pairs(
@@ -82,6 +82,11 @@ class Mixture:
         # The share of each source among itself and those after it.
         left = np.cumsum(np.array(weights, dtype=np.float64)[::-1])[::-1]
         self._shares = [float(w / rest) for w, rest in zip(weights, left, strict=True)]
+
+    @property
+    def some(self) -> bool:
+        """Whether there are targets on which no loss is taken."""
+        return any(source.learned is not None for source in self.sources)
 
     def place(self, samples: Places) -> list[Places]:
         """For each source, which of its own samples the numbered ones are; -1 for the others'.

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -24,7 +24,7 @@ from gpt2lab.storage import writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import parallel, state
 from gpt2lab.training.data import Mixture, Places, Prefetch, validation_windows
-from gpt2lab.training.loss import NextTokenLoss
+from gpt2lab.training.loss import IGNORED, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World, local
 from gpt2lab.training.recipe import Recipe
@@ -66,6 +66,8 @@ class Data:
     mixture: Mixture
     val: Tokens | None
     tokenizer: Tokenizer
+    val_learned: Tokens | None = None
+    """For each token of `val`, 1 if loss is taken on it; on all if not given."""
 
 
 class Trainer:
@@ -105,14 +107,15 @@ class Trainer:
             for block in self.model.h:
                 block.compile()
         separator = data.tokenizer.end_of_text if recipe.data.separate_documents else None
-        loss = NextTokenLoss(self.model, self.dtype, separator)
+        self._some = data.mixture.some or data.val_learned is not None
+        loss = NextTokenLoss(self.model, self.dtype, separator, some=self._some)
         self._loss = parallel.spread(loss, self.model, self.world, recipe.parallel, self.dtype)
         self.model.to(self.device)
         self.optimizers = Optimizers(self.model, recipe.optimizer, self.world, self.dtype)
         self.mixture = data.mixture
         self._batches = Prefetch(data.mixture, pin=self.device.type == "cuda")
         self._val = (
-            validation_windows(data.val, recipe.context, recipe.every.windows)
+            validation_windows(data.val, recipe.context, recipe.every.windows, data.val_learned)
             if data.val is not None and len(data.val)
             else None
         )
@@ -241,19 +244,39 @@ class Trainer:
         now = self._micro_batches(first)
         upcoming = [*now[1:], self._micro_batches(first + self.recipe.sequences)[0]]
         total = torch.zeros((), device=self.device, dtype=self._exact)
-        for number, (samples, after) in enumerate(zip(now, upcoming, strict=True)):
-            self._at()
-            x_BT, y_BT = self._batches.batch(samples, after)
+        batches = self._batches_with_shares(now, upcoming)
+        for number, (samples, (x_BT, y_BT, share)) in enumerate(zip(now, batches, strict=True)):
             self._at()
             if self.recipe.model.dropout:
                 # Of the samples, not of the process, so that it is the same on any number of them.
                 key = np.random.SeedSequence((self.recipe.train.seed, int(samples[0])))
                 torch.manual_seed(int(key.generate_state(1, np.uint32)[0]))
             with parallel.accumulating(self._loss, more=number + 1 < len(now)):
-                loss = self.loss(x_BT, y_BT) / len(now)
+                loss = self.loss(x_BT, y_BT) / share
                 (loss * self._scale).backward()
             total += loss.detach()
         return total
+
+    def _batches_with_shares(
+        self, now: list[Places], upcoming: list[Places]
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Micro-batches, and what each one's mean loss is divided by to make up the step's.
+
+        Where not all targets count, each counts the same, in whichever micro-batch of whichever
+        process it is.
+        """
+        pairs = (self._batches.batch(s, after) for s, after in zip(now, upcoming, strict=True))
+        if not self._some:
+            for x_BT, y_BT in pairs:
+                self._at()
+                yield x_BT, y_BT, len(now)
+            return
+        whole = list(pairs)
+        counts = [int((y_BT != IGNORED).sum()) for _, y_BT in whole]
+        every = torch.tensor(float(sum(counts)), dtype=self._exact, device=self.device)
+        mean = float(self.world.sum(every)) / self.world.size
+        for (x_BT, y_BT), count in zip(whole, counts, strict=True):
+            yield x_BT, y_BT, mean / count if count and mean else math.inf
 
     def _micro_batches(self, first: int) -> list[Places]:
         """Micro-batches of this process in the step that begins at sample `first`.
@@ -360,7 +383,7 @@ class Trainer:
         x_NT, y_NT = self._val
         world, size = self.world, max(1, self.recipe.train.micro_batch)
         firsts = range(0, len(x_NT), size)
-        total = torch.zeros((), dtype=self._exact, device=self.device)
+        total, counted = torch.zeros(2, dtype=self._exact, device=self.device)
         self.model.eval()
         for number in range(world.data_rank, -(-len(firsts) // world.data_size) * world.data_size,
                             world.data_size):  # fmt: skip
@@ -370,10 +393,13 @@ class Trainer:
             at = firsts[number] if own else 0
             loss = self.loss(x_NT[at : at + size], y_NT[at : at + size])
             if own:
-                total += loss * len(x_NT[at : at + size])
+                part = y_NT[at : at + size]
+                count = (part != IGNORED).sum() / self.recipe.context if self._some else len(part)
+                total += loss * count
+                counted += count
         self.model.train()
         parallel.reshard(self._loss)
-        mean = float(world.sum(total)) / world.tensor_size / len(x_NT)
+        mean = float(world.sum(total) / world.sum(counted).clamp(min=1e-9))
         if mean < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = mean, self.progress.step
         return mean

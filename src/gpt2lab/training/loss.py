@@ -119,11 +119,14 @@ class NextTokenLoss(nn.Module):
 
     dtype: what matrices are multiplied in; weights stay as they are.
     separator: the id before every document, if each is to see itself only.
+    some: whether there are targets that are IGNORED.
     """
 
-    def __init__(self, model: GPT2, dtype: torch.dtype, separator: int | None) -> None:
+    def __init__(
+        self, model: GPT2, dtype: torch.dtype, separator: int | None, *, some: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.dtype, self.separator = model, dtype, separator
+        self.model, self.dtype, self.separator, self.some = model, dtype, separator, some
 
     def forward(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Mean loss of the targets `y_BT` after the inputs `x_BT`, nats per token."""
@@ -131,6 +134,5 @@ class NextTokenLoss(nn.Module):
         low = self.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_BT.device.type, self.dtype, enabled=low):
             x_BTD = self.model.hidden(x_BT, document_BT=documents)
-        return linear_cross_entropy(
-            x_BTD.to(self.dtype), self.model.wte.weight, y_BT, self.model.config.vocab_size
-        )
+        table, size = self.model.wte.weight, self.model.config.vocab_size
+        return linear_cross_entropy(x_BTD.to(self.dtype), table, y_BT, size, some=self.some)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gpt2lab.corpus import build, plaintext
 from gpt2lab.corpus.shards import Tokens, has_split, open_split, tokenizer_digest, verify
 from gpt2lab.errors import UserError
@@ -13,6 +15,7 @@ from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training.data import Mixture, Windows
 from gpt2lab.training.loop import Data
 from gpt2lab.training.parallel import World
+from gpt2lab.training.prepared import learned
 from gpt2lab.training.recipe import Recipe
 
 
@@ -53,20 +56,44 @@ def open_sources(
                     f"{recipe.model.vocab_size}; the shards were made with another tokenizer"
                 )
     windows = [
-        Windows(tokens, recipe.context, (recipe.train.seed, number))
-        for number, tokens in enumerate(trains)
+        Windows(tokens, recipe.context, (recipe.train.seed, number), _learned(folder, "train"))
+        for number, (folder, tokens) in enumerate(zip(folders, trains, strict=True))
     ]
     weights = recipe.data.weights or [float(len(tokens)) for tokens in trains]
-    val = Tokens(tuple(part for tokens in vals for part in tokens.parts), "") if vals else None
+    val = _joined(vals) if vals else None
+    marks = [_learned(folder, "val") for folder in folders if has_split(folder, "val")]
+    if any(marks):
+        marks = [m or _all(tokens) for m, tokens in zip(marks, vals, strict=True)]
     digest = trains[0].digest
     if len(trains) > 1:
         digest = hashlib.sha256(",".join(t.digest for t in trains).encode()).hexdigest()
-    return Sources(Data(Mixture(windows, weights), val, tokenizer), digest, sum(map(len, trains)))
+    val_learned = _joined([m for m in marks if m]) if any(marks) else None
+    data = Data(Mixture(windows, weights), val, tokenizer, val_learned)
+    return Sources(data, digest, sum(map(len, trains)))
+
+
+def _learned(folder: Path, split: str) -> Tokens | None:
+    """Which tokens of a split loss is taken on, if not on all; UserError if that is not in step."""
+    if not has_split(folder, learned(split)):
+        return None
+    marks = open_split(folder, learned(split))
+    if len(marks) != len(open_split(folder, split)):
+        raise UserError(f"{folder}: {learned(split)} is not as long as {split}; make both again")
+    return marks
+
+
+def _all(tokens: Tokens) -> Tokens:
+    return Tokens((np.ones(len(tokens), np.uint16),), "")
+
+
+def _joined(splits: list[Tokens]) -> Tokens:
+    return Tokens(tuple(part for tokens in splits for part in tokens.parts), "")
 
 
 def _check(folder: Path, world: World, on_progress: Callable[[float], None]) -> int:
     """Compare all shards of a folder with their digests, each process a part; the largest id."""
-    splits = [split for split in ("train", "val") if has_split(folder, split)]
+    named = ("train", "val", learned("train"), learned("val"))
+    splits = [split for split in named if has_split(folder, split)]
 
     def mine() -> int:
         return verify(folder, splits, part=world.rank, parts=world.size, on_progress=on_progress)
