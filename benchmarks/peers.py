@@ -39,8 +39,8 @@ def random_trainer(recipe):
 
     from gpt2lab.corpus.shards import Tokens
     from gpt2lab.tokenizer import train
-    from gpt2lab.training.data import Mixture, Windows
-    from gpt2lab.training.loop import Data, Trainer
+    from gpt2lab.training.data import Data, Mixture, Windows
+    from gpt2lab.training.loop import Trainer
 
     ids = np.random.default_rng(0).integers(recipe.model.vocab_size, size=500_000)
     windows = Windows(Tokens((ids.astype(np.uint16),), ""), recipe.context, (0,))

@@ -42,8 +42,8 @@ def work(folder, name, seed):
     from gpt2lab.corpus.shards import open_split
     from gpt2lab.model import GPT2Config
     from gpt2lab.tokenizer import Tokenizer
-    from gpt2lab.training.data import Mixture, Windows
-    from gpt2lab.training.loop import Data, Trainer
+    from gpt2lab.training.data import Data, Mixture, Windows
+    from gpt2lab.training.loop import Trainer
     from gpt2lab.training.recipe import Every, Optimizer, Recipe, Train
     from gpt2lab.training.settle import settle
 

@@ -6,6 +6,7 @@ processes can each take their part of the same global batch.
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gpt2lab.corpus.shards import Tokens
 from gpt2lab.errors import UserError
+from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training.loss import IGNORED
 from gpt2lab.training.permutation import permuted
 
@@ -137,6 +139,17 @@ class Mixture:
             epochs.append(taken / source.per_epoch)
             rest -= taken
         return epochs
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads."""
+
+    mixture: Mixture
+    val: Tokens | None
+    tokenizer: Tokenizer
+    val_learned: Tokens | None = None
+    """For each token of `val`, 1 if loss is taken on it; on all if not given."""
 
 
 class Prefetch:

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,16 +13,14 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gpt2lab.corpus.shards import Tokens
 from gpt2lab.doctor import DTYPES, keep_freed_memory
 from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.progress import console
 from gpt2lab.storage import writing_failed
-from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import parallel, state
-from gpt2lab.training.data import Mixture, Places, Prefetch, validation_windows
+from gpt2lab.training.data import Data, Places, Prefetch, validation_windows
 from gpt2lab.training.loss import IGNORED, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World, local
@@ -57,17 +54,6 @@ class Callback:
 
     def finish(self, trainer: "Trainer") -> None:
         """After the last step, or when the run is interrupted."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run reads."""
-
-    mixture: Mixture
-    val: Tokens | None
-    tokenizer: Tokenizer
-    val_learned: Tokens | None = None
-    """For each token of `val`, 1 if loss is taken on it; on all if not given."""
 
 
 class Trainer:

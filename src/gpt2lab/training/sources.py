@@ -12,8 +12,7 @@ from gpt2lab.corpus.shards import Tokens, has_split, open_split, tokenizer_diges
 from gpt2lab.errors import UserError
 from gpt2lab.progress import step
 from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training.data import Mixture, Windows
-from gpt2lab.training.loop import Data
+from gpt2lab.training.data import Data, Mixture, Windows
 from gpt2lab.training.parallel import World
 from gpt2lab.training.prepared import learned
 from gpt2lab.training.recipe import Recipe
