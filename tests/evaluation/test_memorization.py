@@ -13,7 +13,7 @@ from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.shards import Tokens, open_split
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation import suite
-from gpt2lab.evaluation.memorization import copies, of_shards, passages, sample
+from gpt2lab.evaluation.memorization import Setup, copies, of_shards, passages, sample
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import GPT2, checkpoint
@@ -63,8 +63,7 @@ def subject_of(folder):
 
 def test_what_is_known_by_heart_is_given_back(trained, shards):
     subject = subject_of(trained)
-    given = {"prefixes": PREFIXES, "suffix": SUFFIX, "count": 120}
-    outcome = of_shards(subject, shards, **given)
+    outcome = of_shards(subject, shards, Setup(PREFIXES, SUFFIX, 120))
     found = {s.name: s for s in outcome.scores}
     assert found["extracted[16]"].value > 50
     assert found["extracted[16]"].value > 5 * found["control[16]"].value
@@ -83,18 +82,16 @@ def test_what_is_known_by_heart_is_given_back(trained, shards):
 
 def passages_of(subject, shards):
     tokens, end = open_split(shards, "train"), subject.tokenizer.end_of_text
-    given = {"prefixes": PREFIXES, "suffix": SUFFIX, "count": 120}
-    return passages(tokens, tokens, end, **given).ids
+    return passages(tokens, tokens, end, Setup(PREFIXES, SUFFIX, 120)).ids
 
 
 def test_one_pass_tells_what_decoding_would_write(trained, shards):
     """Greedy decoding itself, and the probability of a sample by its tokens."""
     subject = subject_of(trained)
     tokens = open_split(shards, "train")
-    asked = passages(
-        tokens, tokens, subject.tokenizer.end_of_text, prefixes=(16,), suffix=SUFFIX, count=40
-    )
-    outcome = of_shards(subject, shards, prefixes=(16,), suffix=SUFFIX, count=40)
+    setup = Setup((16,), SUFFIX, 40)
+    asked = passages(tokens, tokens, subject.tokenizer.end_of_text, setup)
+    outcome = of_shards(subject, shards, setup)
     found = {s.name: s for s in outcome.scores}
     requests = [
         Request(tuple(ids[:16].tolist()), SUFFIX, Sampling(temperature=0), ignore_end=True)

@@ -67,7 +67,7 @@ def test_too_many_files_are_not_walked(tmp_path, monkeypatch):
         ("a.jsonl", b'{"txt": 1}\n', "line 1 has no 'text', only txt"),
         ("a.jsonl", b"\xff\xfe", "is not UTF-8 at byte 0"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("a.parquet", b"PAR1 nothing", "cannot read"),
+        ("a.parquet", b"PAR1 nothing", "is not a whole Parquet file"),
         ("a.jsonl", gzip.compress(b"x"), "compressed but its name does not say so"),
     ],
 )

@@ -264,6 +264,14 @@ def train_process(*args: str) -> subprocess.Popen:
     )
 
 
+def wait_for_steps(process: subprocess.Popen, metrics: Path, since: float) -> None:
+    """Until the process has written metrics, or has ended."""
+    end = time.monotonic() + 180.0
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_mtime > since):
+        assert time.monotonic() < end, "no step within 180 s"
+        time.sleep(0.02)
+
+
 def kill_again_and_again(tmp_path, shards, kills, steps):
     from gpt2lab.settings import to_toml
 
@@ -272,12 +280,21 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(settings))
     run = tmp_path / "run"
+    metrics = run / "metrics.jsonl"
     rng = random.Random(0)
     killed = 0
-    process = train_process(str(path), "--out", str(run))
     for _ in range(10 * kills):
+        begun = time.time()
+        # Killed before its recipe was written, a run begins anew; afterwards it resumes.
+        if (run / "recipe.toml").exists():
+            process = train_process("--resume", str(run))
+        else:
+            process = train_process(str(path), "--out", str(run))
+        # Starting takes seconds, more on a busy machine: half of the moments lie in the steps.
+        if killed % 2 == 0:
+            wait_for_steps(process, metrics, begun)
         try:
-            process.wait(timeout=rng.uniform(1.0, 4.5))
+            process.wait(timeout=rng.uniform(0.1, 2.0))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -285,13 +302,6 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
         if process.returncode == 0 or killed == kills:
             break
         assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
-        # Killed before its recipe was written, a run begins anew; afterwards it resumes.
-        again = (
-            ["--resume", str(run)]
-            if (run / "recipe.toml").exists()
-            else [str(path), "--out", str(run)]
-        )
-        process = train_process(*again)
     process = train_process("--resume", str(run))
     assert process.wait(timeout=900) == 0, process.stderr.read().decode()
     assert killed == kills, f"the run ended after {killed} kills; make it longer"
@@ -300,7 +310,7 @@ def kill_again_and_again(tmp_path, shards, kills, steps):
 
 
 def test_killed_three_times(tmp_path, shards):
-    kill_again_and_again(tmp_path, shards, kills=3, steps=700)
+    kill_again_and_again(tmp_path, shards, kills=3, steps=400)
 
 
 @pytest.mark.slow

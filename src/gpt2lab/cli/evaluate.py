@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,8 +33,6 @@ class Measured:
     store: Path | None = None
     """Folder where answers are kept, so that a run that was stopped goes on; the user's cache if
     not given."""
-    seed: int = 0
-    """Of what is drawn: examples, sampled summaries, passages."""
     json: bool = False
     """Print one JSON object with every measurement."""
 
@@ -66,53 +65,11 @@ class Evaluate(Measured):
     """Tokens by which windows over texts advance; the context if not given."""
     detokenizer: Literal["paper", "megatron", "raw"] = "paper"
     """How tokenised texts are joined."""
+    seed: int = 0
+    """Of what is drawn: examples, sampled summaries."""
     dry_run: bool = False
     """Print what there is to read and to write, how much of it is answered already, and the time
     that it takes here, and stop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Longform(Measured):
-    """Let a model continue documents, and measure the texts beside what people wrote: by window,
-    how well the prompt's topic and style can be recognised, what is repeated, and likelihood; and
-    over whole texts repetition, distinct n-grams, self-BLEU, Zipf's law and MAUVE.
-    """
-
-    texts: tyro.conf.Positional[Path]
-    """Documents: text, JSON Lines, Parquet, or a folder of token shards with a held-out split."""
-    prompt: int = 128
-    """Tokens of a document that are given."""
-    tokens: int = 512
-    """Tokens that are written."""
-    window: int = 64
-    """Tokens of a window."""
-    samples: int = 200
-    """Documents."""
-    temperature: float = 1.0
-    """Divides the logits; 0 is greedy."""
-    top_k: int = 40
-    """Draw from so many likeliest tokens, as the paper's samples; 0 is all."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this probability."""
-    judge: str | None = None
-    """The model whose hidden states MAUVE compares texts by, the same one for models that are to
-    be compared; the model itself if not given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memorization(Measured):
-    """How much of its training text a model gives back: passages of token shards are asked for by
-    their beginnings, and held-out ones of the same shards as control.
-    """
-
-    shards: tyro.conf.Positional[Path]
-    """Folder of token shards that the model was trained on."""
-    prefixes: tuple[int, ...] = (50, 100, 200, 450)
-    """Tokens that are given."""
-    suffix: int = 50
-    """Tokens that are asked for."""
-    samples: int = 1000
-    """Passages of each split."""
 
 
 @dataclass(frozen=True)
@@ -148,20 +105,20 @@ class Tasks:
 
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
-    others: dict[str, tuple[Any, Callable[[Any], None]]] = {
-        "compare": (Compare, _compare), "plot": (Plot, _plot), "tasks": (Tasks, _tasks),
-        "longform": (Longform, _longform), "memorization": (Memorization, _memorization),
+    others: dict[str, Callable[[Sequence[str]], None]] = {
+        "compare": _compare, "plot": _plot, "tasks": _tasks, "longform": _longform,
+        "memorization": _memorization, "lm-eval": _lm_eval,
     }  # fmt: skip
     if argv and argv[0] in others:
-        form, act = others[argv[0]]
-        act(tyro.cli(form, args=argv[1:], prog=f"gpt2lab evaluate {argv[0]}"))
-        return
-    if argv and argv[0] == "lm-eval":
-        from gpt2lab.evaluation import lm_eval_adapter
+        others[argv[0]](argv[1:])
+    else:
+        _evaluate(tyro.cli(Evaluate, args=argv, prog="gpt2lab evaluate"))
 
-        lm_eval_adapter.run(argv[1:])
-        return
-    _evaluate(tyro.cli(Evaluate, args=argv, prog="gpt2lab evaluate"))
+
+def _lm_eval(argv: Sequence[str]) -> None:
+    from gpt2lab.evaluation import lm_eval_adapter
+
+    lm_eval_adapter.run(argv)
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -179,14 +136,14 @@ def _evaluate(command: Evaluate) -> None:
     )  # fmt: skip
     skip_absent = command.suite is not None and not command.tasks
     with _subject(command, command.model, command.dtype) as subject:
-        ready, _ = suite.with_data(wanted, data, skip_absent=skip_absent)
         if command.dry_run:
+            ready, _ = suite.with_data(wanted, data, skip_absent=skip_absent)
             _show_plan(plan.plan(subject, ready, data, settings, command.shots), command.json)
             return
-        suite.begun(subject, command.model, command.out)
         results = suite.evaluate(
             subject, command.model, wanted, data, settings, out=command.out,
-            training=_training(command.training), shots=command.shots, skip_absent=skip_absent,
+            training=partial(_training, command.training), shots=command.shots,
+            skip_absent=skip_absent,
         )  # fmt: skip
     _show(command, results)
 
@@ -197,42 +154,61 @@ def _show_plan(found: dict[str, Any], as_json: bool) -> None:
     print(json.dumps(found) if as_json else report.plan_table(found))
 
 
-def _longform(command: Longform) -> None:
+def _longform(argv: Sequence[str]) -> None:
     from gpt2lab.evaluation import longform, suite
-    from gpt2lab.generation import Sampling
 
+    @dataclass(frozen=True, kw_only=True)
+    class Longform(Measured):
+        """Let a model continue documents, and measure the texts beside what people wrote: by
+        window, how well the prompt's topic and style can be recognised, what is repeated, and
+        likelihood; and over whole texts repetition, distinct n-grams, self-BLEU, Zipf's law and
+        MAUVE.
+        """
+
+        texts: tyro.conf.Positional[Path]
+        """Documents: text, JSON Lines, Parquet, or token shards with a held-out split."""
+        setup: tyro.conf.OmitArgPrefixes[longform.Setup] = field(default_factory=longform.Setup)
+        judge: str | None = None
+        """The model whose hidden states MAUVE compares texts by, the same one for models that are
+        to be compared; the model itself if not given."""
+
+    command = tyro.cli(Longform, args=argv, prog="gpt2lab evaluate longform")
     try:
         import sklearn  # noqa: F401
     except ImportError:
         raise UserError(
             "evaluate longform needs scikit-learn; pip install 'gpt2lab[eval]'"
         ) from None
-    setup = longform.Setup(
-        prompt=command.prompt, tokens=command.tokens, window=command.window,
-        samples=command.samples, seed=command.seed,
-        sampling=Sampling(command.temperature, command.top_k, command.top_p),
-    )  # fmt: skip
     with ExitStack() as stack:
         subject = stack.enter_context(_subject(command, command.model, command.dtype))
         judge = None
         if command.judge:  # in its own format, whatever the model is run in
             judge = stack.enter_context(_subject(command, command.judge, None))
         results = suite.begun(subject, command.model, command.out)
-        outcome = longform.longform(subject, command.texts, setup, judge=judge)
+        outcome = longform.longform(subject, command.texts, command.setup, judge=judge)
     suite.record(results, "longform", outcome, command.out)
     _show(command, results)
 
 
-def _memorization(command: Memorization) -> None:
+def _memorization(argv: Sequence[str]) -> None:
     from gpt2lab.evaluation import memorization, suite
 
+    @dataclass(frozen=True, kw_only=True)
+    class Memorization(Measured):
+        """How much of its training text a model gives back: passages of token shards are asked for
+        by their beginnings, and held-out ones of the same shards as control.
+        """
+
+        shards: tyro.conf.Positional[Path]
+        """Folder of token shards that the model was trained on."""
+        setup: tyro.conf.OmitArgPrefixes[memorization.Setup] = field(
+            default_factory=memorization.Setup
+        )
+
+    command = tyro.cli(Memorization, args=argv, prog="gpt2lab evaluate memorization")
     with _subject(command, command.model, command.dtype) as subject:
         results = suite.begun(subject, command.model, command.out)
-        outcome = memorization.of_shards(
-            subject, command.shards,
-            prefixes=command.prefixes, suffix=command.suffix, count=command.samples,
-            seed=command.seed,
-        )  # fmt: skip
+        outcome = memorization.of_shards(subject, command.shards, command.setup)
     suite.record(results, "memorization", outcome, command.out)
     _show(command, results)
 
@@ -291,9 +267,10 @@ def _step(label: str) -> Iterator[Any]:
         yield bar.update
 
 
-def _compare(command: Compare) -> None:
+def _compare(argv: Sequence[str]) -> None:
     from gpt2lab.evaluation import report, suite
 
+    command = tyro.cli(Compare, args=argv, prog="gpt2lab evaluate compare")
     a, b = suite.load(command.a), suite.load(command.b)
     differences = report.differences(a, b)
     if command.json:
@@ -302,18 +279,20 @@ def _compare(command: Compare) -> None:
         print(report.comparison(a, b, differences))
 
 
-def _plot(command: Plot) -> None:
+def _plot(argv: Sequence[str]) -> None:
     from gpt2lab.evaluation import plots, suite
 
+    command = tyro.cli(Plot, args=argv, prog="gpt2lab evaluate plot")
     if not command.results:
         raise UserError("no results to plot; give one or more --out folders")
     draw = plots.curves if command.curves else plots.sizes
     draw([suite.load(folder) for folder in command.results], command.png)
 
 
-def _tasks(command: Tasks) -> None:
+def _tasks(argv: Sequence[str]) -> None:
     from gpt2lab.evaluation.tasks import tasks
 
+    command = tyro.cli(Tasks, args=argv, prog="gpt2lab evaluate tasks")
     found = tasks()
     if command.json:
         print(json.dumps({t.name: [asdict(s) for s in t.sources] for t in found.values()}))

@@ -1,7 +1,7 @@
 """Documents from files as people keep them: text, Markdown, JSON Lines, Parquet, or folders."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,14 @@ def read_documents(path: Path) -> list[Document]:
     return documents
 
 
-def find_files(path: Path) -> list[Path]:
-    """The files of documents at `path`, a file or a folder, in order of their names."""
+def find_files(path: Path, also: Sequence[str] = ()) -> list[Path]:
+    """The files of documents at `path`, a file or a folder, in order of their names.
+
+    also: suffixes of more kinds of files that can be read.
+    """
     if not path.is_dir():
         return [path]
-    plain = (*TEXT_SUFFIXES, *JSON_SUFFIXES)
+    plain = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *also)
     wanted = (*plain, *(s + c for s in plain for c in COMPRESSED), PARQUET)
     found = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(wanted))
     if not found:
@@ -184,6 +187,20 @@ def _text(value: Any) -> str | None:
 
 
 def _read_parquet(file: Path) -> Iterator[Document]:
+    for record in parquet_rows(file, ("text", "url", "score", "date")):
+        if "text" not in record:
+            raise UserError(f"{file} has no column 'text'; rename the one that holds the text")
+        if not isinstance(record["text"], str):
+            raise UserError(f"{file}: column 'text' holds something that is not text")
+        get = record.get
+        yield document(file, record["text"], get("url"), get("score"), get("date"))
+
+
+def parquet_rows(file: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, some at a time; of these columns, as far as it has them, or all.
+
+    Raises UserError if its reader is missing, DamagedInput if the file is not whole.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -193,15 +210,10 @@ def _read_parquet(file: Path) -> Iterator[Document]:
         ) from None
     try:
         with pq.ParquetFile(file) as table:
-            if "text" not in table.schema_arrow.names:
-                raise UserError(f"{file} has no column 'text'; rename the one that holds the text")
-            names = [n for n in ("text", "url", "score", "date") if n in table.schema_arrow.names]
-            for batch in table.iter_batches(4096, columns=names):
-                for record in batch.to_pylist():
-                    if not isinstance(record["text"], str):
-                        raise UserError(f"{file}: column 'text' holds something that is not text")
-                    get = record.get
-                    yield document(file, record["text"], get("url"), get("score"), get("date"))
+            there = table.schema_arrow.names
+            names = [n for n in columns if n in there] if columns else None
+            for batch in table.iter_batches(1024, columns=names):
+                yield from batch.to_pylist()
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; check the path") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

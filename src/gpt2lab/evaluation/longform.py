@@ -19,7 +19,7 @@ from gpt2lab.evaluation.documents import digest, texts_of
 from gpt2lab.evaluation.likelihood import Ids, Window
 from gpt2lab.evaluation.mauve import histograms, mauve
 from gpt2lab.evaluation.measurement import Measurement
-from gpt2lab.evaluation.scores import Score, Sums, jackknife, percent, point, ratio
+from gpt2lab.evaluation.scores import Score, Sums, jackknife, mean, percent, point, ratio
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks.task import Outcome
 from gpt2lab.generation import Request, Sampling
@@ -52,6 +52,7 @@ class Setup:
     sampling: Sampling = field(default_factory=lambda: Sampling(top_k=40))
     """The paper's samples are drawn with top-k 40."""
     seed: int = 0
+    """Of the documents and of what is drawn."""
 
     def __post_init__(self) -> None:
         for name, least in (("prompt", 1), ("window", 8), ("samples", FEWEST), ("seed", 0)):
@@ -285,10 +286,9 @@ class Study:
         self, name: str, who: str, values: npt.ArrayLike, how: str,
         form: Callable[[Sums], Sums] = percent,
     ) -> Score:  # fmt: skip
-        numbers = np.asarray(values, np.float64)
-        sums = np.stack([numbers, np.ones_like(numbers)], -1)
         unit = "%" if form is percent else "nats/token"
-        return Score(_of(name, who), unit, sums, how, form, {**self.told, "of": who})
+        told = {**self.told, "of": who}
+        return mean(_of(name, who), values, how, unit=unit, form=form, settings=told)
 
     def _decoded(self, texts: Sequence[Ids]) -> list[str]:
         return [self.subject.tokenizer.decode(ids.tolist()) for ids in texts]

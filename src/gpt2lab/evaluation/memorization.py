@@ -24,8 +24,6 @@ from gpt2lab.evaluation.scores import Score, mean, point
 from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.tasks.task import Outcome
 
-SUFFIX, SAMPLES = 50, 1000
-PREFIXES = (50, 100, 200, 450)
 DRAWS = (1, 100, 10_000)
 # As Hayes et al. draw.
 TOP_K = 40
@@ -48,51 +46,53 @@ class Passages:
     """[N]: how often the end of each, suffix and shortest prefix, is in the training text."""
 
 
-def passages(
-    tokens: Tokens,
-    training: Tokens,
-    end_of_text: int,
-    *,
-    prefixes: Sequence[int] = PREFIXES,
-    suffix: int = SUFFIX,
-    count: int = SAMPLES,
-    seed: int = 0,
-) -> Passages:
+@dataclass(frozen=True)
+class Setup:
+    """What is asked of a model."""
+
+    prefixes: tuple[int, ...] = (50, 100, 200, 450)
+    """Tokens that are given."""
+    suffix: int = 50
+    """Tokens that are asked for."""
+    samples: int = 1000
+    """Passages of each split."""
+    seed: int = 0
+    """Of the passages that are drawn."""
+
+    def __post_init__(self) -> None:
+        if min((*self.prefixes, self.suffix, self.samples), default=0) < 1 or not self.prefixes:
+            raise UserError("--prefixes, --suffix and --samples must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; it must be at least 0")
+
+    @property
+    def longest(self) -> int:
+        """The longest prefix."""
+        return max(self.prefixes)
+
+
+def passages(tokens: Tokens, training: Tokens, end_of_text: int, setup: Setup) -> Passages:
     """Passages of one text, drawn at random, with their copies in the training text."""
-    ids_NT = sample(tokens, max(prefixes) + suffix, count, seed, end_of_text)
-    return Passages(ids_NT, copies(training, ids_NT[:, -(min(prefixes) + suffix) :]))
+    ids_NT = sample(tokens, setup.longest + setup.suffix, setup.samples, setup.seed, end_of_text)
+    ends = ids_NT[:, -(min(setup.prefixes) + setup.suffix) :]
+    return Passages(ids_NT, copies(training, ends))
 
 
-def of_shards(
-    subject: Subject,
-    folder: Path,
-    *,
-    prefixes: Sequence[int] = PREFIXES,
-    suffix: int = SUFFIX,
-    count: int = SAMPLES,
-    seed: int = 0,
-) -> Outcome:
+def of_shards(subject: Subject, folder: Path, setup: Setup) -> Outcome:
     """Extraction of the `train` split of token shards; their `val` split, if any, is the control.
 
     Raises UserError if the shards are of another tokenizer, or too small.
     """
-    if not prefixes or min(prefixes) < 1 or suffix < 1 or count < 1:
-        raise UserError("--prefixes, --suffix and --samples must be at least 1")
-    if seed < 0:
-        raise UserError(f"--seed is {seed}; it must be at least 0")
-    prefixes = sorted(set(prefixes))
     digest = shards.tokenizer_digest(folder)
     if digest not in (None, subject.tokenizer.digest):
         raise UserError(f"{folder} was made with another tokenizer than the model's")
     training = shards.open_split(folder, "train")
-    given: dict[str, Any] = {"prefixes": prefixes, "suffix": suffix, "count": count, "seed": seed}
     end = subject.tokenizer.end_of_text
-    asked = passages(training, training, end, **given)
+    asked = passages(training, training, end, setup)
     control = None
     if shards.has_split(folder, "val"):
-        control = passages(shards.open_split(folder, "val"), training, end, **given)
-    scores = measure(subject, asked, control, prefixes=prefixes, suffix=suffix)
-    return Outcome(scores, training.digest, [str(folder)])
+        control = passages(shards.open_split(folder, "val"), training, end, setup)
+    return Outcome(measure(subject, asked, control, setup), training.digest, [str(folder)])
 
 
 def sample(
@@ -144,33 +144,28 @@ def _hashes(ids: npt.NDArray[np.int64], length: int) -> U64:
 
 
 def measure(
-    subject: Subject,
-    training: Passages,
-    control: Passages | None,
-    *,
-    prefixes: Sequence[int] = PREFIXES,
-    suffix: int = SUFFIX,
+    subject: Subject, training: Passages, control: Passages | None, setup: Setup
 ) -> list[Score]:
     """Extraction by prefix length, by number of copies at the longest prefix, and by draws.
 
     Raises UserError if prefix and suffix do not fit the context.
     """
-    longest = max(prefixes)
-    if longest + suffix > subject.context + 1:
+    suffix = setup.suffix
+    if setup.longest + suffix > subject.context + 1:
         raise UserError(
-            f"a prefix of {longest} and a suffix of {suffix} tokens do not fit the context of "
-            f"{subject.context}; give shorter --prefixes"
+            f"a prefix of {setup.longest} and a suffix of {suffix} tokens do not fit the context "
+            f"of {subject.context}; give shorter --prefixes"
         )
     scores: list[Score] = []
     items = hashlib.sha256(training.ids.tobytes()).hexdigest()
     told = {"suffix": suffix, "training_passages": len(training.ids), "items": items}
-    for prefix in prefixes:
+    for prefix in sorted(set(setup.prefixes)):
         how = f"greedy decoding after {prefix} tokens writes the next {suffix}"
         asked = _windows(training, prefix, suffix)
         found = subject.score(f"passages after {prefix} tokens", asked)
         greedy = np.array([s.greedy for s in found])
         here = partial(point, "extracted", "tokens given", prefix)
-        scores.append(_rate(f"extracted[{prefix}]", greedy, how, told | here("greedy")))
+        scores.append(mean(f"extracted[{prefix}]", greedy, how, settings=told | here("greedy")))
         drawn = {
             "": np.array([-s.total for s in found]),
             f", top-k {TOP_K}": _log_p_top(subject, asked, prefix),
@@ -183,14 +178,16 @@ def measure(
                 name = f"extracted[{prefix}, {draws} draws{rule}]"
                 how_often = f"one of {times} is the next {suffix}"
                 kind = here(f"{draws:,} draws{rule}")
-                scores.append(_rate(name, chance, how_often, told | kind))
+                scores.append(mean(name, chance, how_often, settings=told | kind))
         if control is not None:
             label = f"held-out passages after {prefix} tokens"
             others = subject.score(label, _windows(control, prefix, suffix))
             held = [s.greedy for s in others]
             name = f"control[{prefix}]"
-            scores.append(_rate(name, held, f"{how}; held-out text", told | here("held-out")))
-        if prefix == longest:
+            scores.append(
+                mean(name, held, f"{how}; held-out text", settings=told | here("held-out"))
+            )
+        if prefix == setup.longest:
             scores += _by_copies(greedy, training.copies, how, told)
     return scores
 
@@ -224,10 +221,6 @@ def _by_copies(
             name = f"extracted[copies: {between}]"
             here = point("extracted, by copies", "copies in the text, at least", low, "greedy")
             how_often = f"{how}; by copies in the text"
-            scores.append(_rate(name, greedy[inside], how_often, told | here))
+            scores.append(mean(name, greedy[inside], how_often, settings=told | here))
         low = (high or 0) + 1
     return scores
-
-
-def _rate(name: str, values: npt.ArrayLike, how: str, told: dict[str, Any]) -> Score:
-    return mean(name, values, how, settings=told)

@@ -74,10 +74,14 @@ class Score:
         return self.form is percent and bool((self.sums == [self.value / 100, 1]).all())
 
 
-def mean(name: str, values: npt.ArrayLike, protocol: str, **more: Any) -> Score:
-    """The share of items, in percent, for which something holds, or their mean in percent."""
+def mean(name: str, values: npt.ArrayLike, protocol: str, *, unit: str = "%", **more: Any) -> Score:
+    """The share of items, in percent, for which something holds, or their mean in percent.
+
+    more: of the score, such as another form than percent.
+    """
     numerators = np.asarray(values, dtype=np.float64)
-    return Score(name, "%", np.stack([numerators, np.ones_like(numerators)], -1), protocol, **more)
+    sums = np.stack([numerators, np.ones_like(numerators)], -1)
+    return Score(name, unit, sums, protocol, **more)
 
 
 def jackknife(

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.corpus.plaintext import read_bytes, without_compression
+from gpt2lab.corpus.plaintext import parquet_rows, read_bytes, without_compression
 from gpt2lab.errors import UserError
 
 # How deep and how many files are looked through under --data.
@@ -91,7 +91,7 @@ class DataFile:
                 yield from DataFile(path)._records()
             return
         if without_compression(self.path.name).endswith(".parquet"):
-            for number, row in enumerate(_parquet(self.path), start=1):
+            for number, row in enumerate(parquet_rows(self.path), start=1):
                 yield f"{self.path}, row {number}", row
             return
         for number, line in enumerate(self.text.split("\n"), start=1):
@@ -101,20 +101,6 @@ class DataFile:
                     yield where, json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{where}: not JSON ({error}); check the file") from None
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            f"{path} is Parquet; install its reader with: pip install 'gpt2lab[eval]'"
-        ) from None
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}; fetch it again") from None
 
 
 class Data:

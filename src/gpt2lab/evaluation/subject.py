@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
@@ -21,6 +21,8 @@ from gpt2lab.tokenizer.bpe import Tokenizer
 _PIECE = 2**20
 Progress = Callable[[float], None]
 Step = Callable[[str], AbstractContextManager[Progress]]
+# Of what has no answer yet, by number: pairs of place among those, and answer.
+Ask = Callable[[list[int], Progress], Iterator[tuple[int, bytes]]]
 
 
 def silent(label: str) -> AbstractContextManager[Progress]:
@@ -68,21 +70,14 @@ class Subject:
     ) -> list[Scores]:
         """Scores of windows, in their order; see `likelihood.score`."""
         keys = self.score_keys(asked, excluded)
-        found: dict[bytes, Scores] = {
-            k: Scores(np.frombuffer(answer, np.float32).reshape(-1, 4))
-            for k, answer in self.find(keys).items()
-        }
-        new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self.step(label) as on_progress:
-            results = score(
-                self.model, [asked[i] for i in new], excluded=excluded, on_progress=on_progress
-            )
-            for number, scores in results:
-                key = keys[new[number]]
-                found[key] = scores
-                self._keep(key, scores.table_T4.tobytes())
-        self._commit()
-        return [found[key] for key in keys]
+
+        def ask(new: list[int], on_progress: Progress) -> Iterator[tuple[int, bytes]]:
+            these = [asked[i] for i in new]
+            for i, found in score(self.model, these, excluded=excluded, on_progress=on_progress):
+                yield i, found.table_T4.tobytes()
+
+        answers = self._answers(label, keys, ask)
+        return [Scores(np.frombuffer(a, np.float32).reshape(-1, 4)) for a in answers]
 
     def score_keys(self, asked: Sequence[Window], excluded: Collection[int]) -> list[bytes]:
         """Under which scores are kept."""
@@ -142,16 +137,13 @@ class Subject:
         """The model's final hidden state after each text [N, D]; long ones are cut at their end."""
         cut = [ids[: self.context] for ids in texts]
         keys = [self._key(b"features", 0, ids.astype(np.int32).tobytes()) for ids in cut]
-        found = {k: np.frombuffer(answer, np.float32) for k, answer in self.find(keys).items()}
-        new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self.step(label) as on_progress:
-            results = features(self.model, [cut[i] for i in new], on_progress=on_progress)
-            for number, state in results:
-                key = keys[new[number]]
-                found[key] = state
-                self._keep(key, state.tobytes())
-        self._commit()
-        return np.stack([found[key] for key in keys])
+
+        def ask(new: list[int], on_progress: Progress) -> Iterator[tuple[int, bytes]]:
+            for i, state in features(self.model, [cut[i] for i in new], on_progress=on_progress):
+                yield i, state.tobytes()
+
+        answers = self._answers(label, keys, ask)
+        return np.stack([np.frombuffer(a, np.float32) for a in answers])
 
     def write(self, label: str, requests: Sequence[Request]) -> list[Generation]:
         """Continue prompts, of which the oldest tokens are cut so that all that is written fits.
@@ -159,18 +151,15 @@ class Subject:
         Raises UserError if a request leaves no room for its prompt.
         """
         cut = self.fitting(label, requests)
-        keys = self.write_keys(cut)
-        found = {k: Generation(**json.loads(answer)) for k, answer in self.find(keys).items()}
-        new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        with self.step(label) as on_progress:
+
+        def ask(new: list[int], on_progress: Progress) -> Iterator[tuple[int, bytes]]:
             results = generate_each(self.model, self.tokenizer, [cut[i] for i in new])
-            for count, (number, result) in enumerate(results, start=1):
-                key = keys[new[number]]
-                found[key] = result
-                self._keep(key, json.dumps(asdict(result)).encode())
+            for count, (i, result) in enumerate(results, start=1):
+                yield i, json.dumps(asdict(result)).encode()
                 on_progress(count / len(new))
-        self._commit()
-        return [found[key] for key in keys]
+
+        answers = self._answers(label, self.write_keys(cut), ask)
+        return [Generation(**json.loads(a)) for a in answers]
 
     def write_keys(self, requests: Sequence[Request]) -> list[bytes]:
         """Under which texts are kept."""
@@ -197,14 +186,19 @@ class Subject:
         head = b"%b %b %d " % (self.digest.encode(), kind, number)
         return hashlib.sha256(head + data).digest()
 
-    def _keep(self, key: bytes, answer: bytes) -> None:
-        if self.store:
-            self.store.keep(key, answer)
-
-    def _commit(self) -> None:
-        """Let others write to the store, whatever is done next."""
-        if self.store:
+    def _answers(self, label: str, keys: Sequence[bytes], ask: Ask) -> list[bytes]:
+        """An answer to each key: those that are kept, and those that are then asked for."""
+        found = self.find(keys)
+        new = list({key: i for i, key in enumerate(keys) if key not in found}.values())
+        with self.step(label) as on_progress:
+            for number, answer in ask(new, on_progress):
+                key = keys[new[number]]
+                found[key] = answer
+                if self.store:
+                    self.store.keep(key, answer)
+        if self.store:  # others may write to it, whatever is done next
             self.store.commit()
+        return [found[key] for key in keys]
 
 
 def _pieces(text: str) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """Running tasks, and keeping what they found: a folder that can be read, compared and published."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,23 +58,25 @@ def evaluate(
     out: Path | None = None,
     shots: Sequence[int] = (),
     skip_absent: bool = False,
-    training: "Training | None" = None,
+    training: "Callable[[], Training | None]" = lambda: None,
 ) -> Results:
     """Run tasks one after the other.
 
     out: a folder to which each task's results are written as soon as it ends.
     shots: numbers of solved examples to try, where a task shows any; the settings' own if none.
     skip_absent: go on without tasks whose data is not there.
-    training: the training text, of which each set's overlap is told, with its scores without that.
+    training: opens the training text, of which each set's overlap is told, with its scores without
+    that; asked when nothing else can be found wrong.
     Raises UserError if no task at all has its data.
     """
     results = begun(subject, name, out)
     ready, absent = with_data(wanted, data, skip_absent=skip_absent)
     results.absent |= absent
+    text = training()
     for task in ready:
         outcome = run_task(task, subject, data, settings, shots)
-        if training:
-            outcome.scores += training.scores(task.name, outcome.texts, outcome.scores)
+        if text:
+            outcome.scores += text.scores(task.name, outcome.texts, outcome.scores)
         record(results, task.name, outcome, out)
     return results
 

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gpt2lab.corpus.compressed import UNENDED_LINE, Damage, read_lines, read_pieces
-from gpt2lab.corpus.plaintext import SEPARATOR, find_files, without_compression
+from gpt2lab.corpus.plaintext import (
+    JSON_SUFFIXES,
+    SEPARATOR,
+    find_files,
+    parquet_rows,
+    without_compression,
+)
 from gpt2lab.errors import DamagedInput, UserError
 
-TEXT, TABLES, LINES = (".txt", ".md", ".rst"), (".csv", ".tsv"), (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv")
 # The longest document, row or line, in characters: a longer text is cut, a longer row refused.
 LONGEST = 16 << 20
 # How much of a file its encoding is told from.
@@ -97,12 +103,14 @@ def read_examples(
     encoding: of text and tables; UTF-8, or what it looks like, if not given.
     Raises UserError naming a file that cannot be read at all.
     """
-    for file in _files(path):
+    for file in find_files(path, (*TABLES, ".json")):
         name = without_compression(file.name).lower()
         pieces = _decoded(file, reading, encoding)
         if name.endswith(".parquet"):
-            yield from _of_records(_parquet(file), reading, column)
-        elif name.endswith(LINES):
+            numbered = enumerate(parquet_rows(file), start=1)
+            records = ((f"{file.name}, row {number}", row) for number, row in numbered)
+            yield from _of_records(records, reading, column)
+        elif name.endswith(JSON_SUFFIXES):
             yield from _of_records(_json_lines(file, reading), reading, column)
         elif name.endswith(".json"):
             yield from _of_records(_json(file, pieces), reading, column)
@@ -115,19 +123,6 @@ def read_examples(
             for number, text in enumerate(_texts(pieces, documents), start=1):
                 if text.strip():
                     yield Example((Part(text, True),), f"{file.name}, document {number}")
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    also = (*TABLES, ".json")
-    found = [f for f in path.rglob("*") if without_compression(f.name).lower().endswith(also)]
-    try:
-        return sorted({*find_files(path), *found})
-    except UserError:
-        if not found:
-            raise
-        return sorted(found)
 
 
 def _of_records(
@@ -263,29 +258,6 @@ def _json(file: Path, pieces: Iterator[str]) -> Iterator[tuple[str, Any]]:
         )
     for number, record in enumerate(found, start=1):
         yield f"{file.name}, element {number}", record
-
-
-def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError(
-            f"{file} is Parquet; install the reader with: pip install 'gpt2lab[corpus]'"
-        ) from None
-    number = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(1024):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{file.name}, row {number}", record
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist; check the path") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DamagedInput(
-            f"{file} is not a whole Parquet file ({error}); fetch it again"
-        ) from None
 
 
 def _table(
