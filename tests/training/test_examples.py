@@ -7,7 +7,8 @@ import pytest
 
 from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.training import examples
-from gpt2lab.training.examples import Part, Reading, read_examples
+from gpt2lab.training.examples import Reading, read_examples
+from gpt2lab.training.records import PLAIN, TOKENS, Part
 
 
 def read(path, **how):
@@ -57,19 +58,6 @@ def test_pieces_do_not_show(tmp_path, monkeypatch, size):
             {"instruction": "Sing.", "input": "", "output": "La."},
             [("User: Sing.\nAssistant:", False), (" La.", True)],
         ),
-        (
-            {
-                "messages": [
-                    {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
-                    {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "And?"},
-                    {"role": "assistant", "content": "Bye"},
-                ]
-            },
-            [
-                ("System: Be brief.\nUser: Hi\nAssistant:", False), (" Hello", True),
-                ("\nUser: And?\nAssistant:", False), (" Bye", True),
-            ],
-        ),
     ],
 )  # fmt: skip
 def test_records(tmp_path, record, parts):
@@ -87,6 +75,47 @@ def test_records(tmp_path, record, parts):
         assert found.parts == tuple(Part(*p) for p in parts) and not reading.rejected
     everything, _ = read(tmp_path)
     assert len(everything) == 4
+
+
+TURNS = [
+    {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi "},
+    {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "Bye\n"},
+]  # fmt: skip
+
+
+def test_chats_end_with_each_answer(tmp_path):
+    path = put(tmp_path / "a.jsonl", json.dumps({"messages": TURNS}))
+    first, second = read_examples(path, Reading())
+    asked = "System: Be brief.\nUser: Hi\nAssistant:"
+    assert first.parts == (Part(asked, False), Part(" Hello", True))
+    assert second.parts == (
+        Part("System: Be brief.\nUser: Hi\nAssistant: Hello\nUser: And?\nAssistant:", False),
+        Part(" Bye", True),
+    )
+    assert first.group == second.group == second.text, "both go to one side"
+
+
+@pytest.mark.parametrize("form", [PLAIN, TOKENS])
+def test_the_recorded_template_writes_what_was_learned(tmp_path, small_tokenizer, form):
+    transformers = pytest.importorskip("transformers")
+    path = put(tmp_path / "a.jsonl", json.dumps({"messages": TURNS}))
+    tokenizer = small_tokenizer.for_chats(form.template, form.specials)
+    tokenizer.save(tmp_path / "tokenizer")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    for example, turns in zip(read_examples(path, Reading(), form=form), (3, 5), strict=True):
+        prompt, answer = example.parts[:-1], example.parts[-1]
+        asked = theirs.apply_chat_template(
+            TURNS[: turns - 1], tokenize=False, add_generation_prompt=True
+        )
+        assert asked == "".join(part.text for part in prompt)
+        whole = theirs.apply_chat_template(TURNS[:turns], tokenize=False)
+        assert whole == asked + answer.text
+        ids = [i for part in prompt for i in tokenizer.encode(part.text, specials=part.special)]
+        assert theirs.encode(asked) == ids
+    again = type(tokenizer).load(tmp_path / "tokenizer")
+    assert again.vocabulary.chat_template == form.template and again.digest == tokenizer.digest
+    assert again.size == small_tokenizer.size + len(form.specials)
 
 
 def test_tables(tmp_path):

@@ -8,8 +8,9 @@ import torch
 from gpt2lab import UserError
 from gpt2lab.doctor import DTYPES
 from gpt2lab.model import GPT2, GPT2Config
+from gpt2lab.training.footprint import memory
 from gpt2lab.training.loss import NextTokenLoss
-from gpt2lab.training.plan import PF_S_DAY, memory, plan
+from gpt2lab.training.plan import PF_S_DAY, plan
 from gpt2lab.training.recipe import Optimizer, Parallel, Recipe, Train
 from small_runs import recipe
 

@@ -16,9 +16,11 @@ VERBS = {
     "corpus": ("corpus", "links, crawl, extract, clean, shard, build, report"),
     "tokenizer": ("tokenizer", "train, encode, decode, info"),
     "train": ("train", "train a model from a recipe, or --resume a run"),
+    "finetune": ("finetune", "go on training a model on your texts; plan: what fits here"),
     "generate": ("generate", "continue prompts: one, many from a file, or interactively"),
     "evaluate": ("evaluate", "score a model on the paper's tasks and others; compare two"),
-    "import": ("import_", "bring in a model from Hugging Face, OpenAI, nanoGPT or llm.c"),
+    "import": ("import_", "bring in a model from Hugging Face, OpenAI, nanoGPT, llm.c or GGUF"),
+    "export": ("export", "write a model for transformers, llama.cpp, Ollama or onnxruntime"),
     "doctor": ("doctor", "what this machine has, measured"),
 }
 

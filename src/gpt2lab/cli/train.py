@@ -12,7 +12,7 @@ from gpt2lab.errors import UserError
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.progress import first_process
 from gpt2lab.settings import read_recipe, to_toml
-from gpt2lab.training.recipe import Data, Every, Optimizer, Parallel, Recipe, Train
+from gpt2lab.training.recipe import Data, Every, Finetune, Optimizer, Parallel, Recipe, Train
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Command:
     json: bool = False
     """Print one JSON object."""
     model: GPT2Config = field(default_factory=GPT2Config)
+    finetune: Finetune = field(default_factory=Finetune)
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)

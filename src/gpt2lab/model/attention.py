@@ -21,7 +21,7 @@ def attend(
     than one query (then T = S), and a single query, being the newest, sees every key.
     """
     T = q_BHTK.shape[2]
-    causal = mask_BHTS is None and T > 1
+    causal = mask_BHTS is None and bool(T > 1)
     if causal and batched(q_BHTK.device.type, q_BHTK.dtype, T, dropout):
         return _batched(q_BHTK, k_BHSK, v_BHSK)
     return F.scaled_dot_product_attention(

@@ -348,15 +348,31 @@ def read_folder(folder: Path, dtype: str | None = None, device: torch.device | s
             f"{folder} holds {held} weights, which cannot be turned into {form}; load the model "
             "they were made from"
         )
-    if (folder / WEIGHTS).exists():
-        files = [folder / WEIGHTS]
-    elif (folder / INDEX).exists():
-        files = sharded_files(folder / INDEX)
-    else:
-        raise UserError(
-            f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
-        )
+    files = weight_files(folder)
     return build(config, SafeTensors(files[0], files), form, held, device)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder, in order."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        return sharded_files(folder / INDEX)
+    raise UserError(
+        f"{folder} has no {WEIGHTS}; if it holds another form, run: gpt2lab import {folder} OUT"
+    )
+
+
+def folder_of(source: str | Path) -> Path:
+    """The folder of a checkpoint: as given, a run's finished model, or fetched by its name."""
+    folder = Path(source)
+    if not folder.exists():
+        folder = fetch(str(source), MODEL_FILES)
+    if not folder.is_dir():
+        raise UserError(f"{source} is a file; to bring it in, run: gpt2lab import {source} OUT")
+    if (folder / "model" / "config.json").exists() and not (folder / "config.json").exists():
+        return folder / "model"
+    return folder
 
 
 def load(
@@ -369,13 +385,7 @@ def load(
 
     Raises UserError with what to put where, if the source cannot be read.
     """
-    folder = Path(source)
-    if not folder.exists():
-        folder = fetch(str(source), MODEL_FILES)
-    if not folder.is_dir():
-        raise UserError(f"{source} is a file; to bring it in, run: gpt2lab import {source} OUT")
-    if (folder / "model" / "config.json").exists() and not (folder / "config.json").exists():
-        folder = folder / "model"  # a run folder: its finished model
+    folder = folder_of(source)
     model = read_folder(folder, dtype, device)
     give_back()
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))

@@ -7,6 +7,7 @@
 | folder with `hparams.json` | OpenAI's TensorFlow checkpoint |
 | `.pt` file | nanoGPT's `ckpt.pt` |
 | `.bin` file | llm.c's model file |
+| `.gguf` file | llama.cpp's model file, numbers that were rounded stay so |
 """
 
 import pickle
@@ -23,6 +24,7 @@ from torch import Tensor
 from gpt2lab.errors import UserError
 from gpt2lab.model.checkpoint import WEIGHTS, Checkpoint, build, from_hf_config, read_folder, save
 from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.gguf import read_gguf
 from gpt2lab.model.tensorflow import TensorBundle, read_hparams
 from gpt2lab.model.tensors import INDEX, LoadedTensors, hf_name, sharded_files
 from gpt2lab.model.transformer import GPT2
@@ -50,8 +52,8 @@ def import_model(
     path = Path(source)
     if not path.exists():
         path = fetch(source, IMPORT_FILES)
-    model = read_model(path)
-    found = Tokenizer.load(tokenizer) if tokenizer else _tokenizer_beside(path)
+    model, inside = read_gguf(path) if path.suffix == ".gguf" else (read_model(path), None)
+    found = Tokenizer.load(tokenizer) if tokenizer else inside or _tokenizer_beside(path)
     if found and found.size > model.config.vocab_size:
         raise UserError(
             f"the tokenizer has {found.size} ids, the model only {model.config.vocab_size}; "
@@ -63,7 +65,7 @@ def import_model(
 
 
 def read_model(path: Path) -> GPT2:
-    """The model at `path`, in whichever form it is."""
+    """The model at `path`, in whichever form it is but GGUF."""
     if path.is_dir():
         if (path / "hparams.json").exists():
             return build(read_hparams(path / "hparams.json"), TensorBundle(_prefix(path)))
@@ -74,7 +76,7 @@ def read_model(path: Path) -> GPT2:
         return _read_nanogpt(path)
     raise UserError(
         f"{path} is no form of GPT-2 that is known: give a Hugging Face or OpenAI folder, "
-        "nanoGPT's ckpt.pt or llm.c's .bin"
+        "nanoGPT's ckpt.pt, llm.c's .bin or a .gguf"
     )
 
 

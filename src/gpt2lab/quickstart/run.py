@@ -21,9 +21,9 @@ from gpt2lab.settings import read_recipe
 from gpt2lab.storage import require_writable_folder, write_json
 from gpt2lab.tokenizer import Tokenizer, train
 from gpt2lab.training import run as runs
-from gpt2lab.training.callbacks import Sample, read_metrics
+from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.recipe import Recipe
-from gpt2lab.training.samples import write_sample
+from gpt2lab.training.samples import Samples
 
 # Held-out documents more than a quarter of whose word 8-grams stand in the training text measure
 # memory, not language: documentation repeats itself. They are left out of the measurement.
@@ -131,8 +131,7 @@ def quickstart(
         data=replace(recipe.data, path=str(out / "data")),
         model=replace(recipe.model, vocab_size=tokenizer.size),
     )
-    sample = Sample(
-        write_sample,
+    sample = Samples(
         lambda line: shown.print(line, markup=False),
         seconds=SECONDS_BETWEEN_SAMPLES,
     )

@@ -1,6 +1,7 @@
 """The tokenizer: text to ids and back, byte-exact, with tiktoken doing the merging."""
 
 import codecs
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,6 +81,15 @@ class Tokenizer:
     def save(self, folder: Path, *, max_length: int | None = None) -> None:
         """Write the tokenizer to `folder` in Hugging Face's form."""
         files.write(self.vocabulary, folder, max_length=max_length)
+
+    def for_chats(self, template: str, specials: Sequence[str]) -> Self:
+        """The same with a chat template, and with such control tokens as it has not got yet."""
+        old = self.vocabulary
+        more = [text for text in specials if text not in old.specials]
+        numbered = {text: old.size + i for i, text in enumerate(more)}
+        return type(self)(
+            dataclasses.replace(old, specials=old.specials | numbered, chat_template=template)
+        )
 
     @property
     def size(self) -> int:

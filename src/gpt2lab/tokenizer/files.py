@@ -10,6 +10,7 @@
 
 import base64
 import binascii
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -30,13 +31,16 @@ MAX_BYTES = 64 * 2**20
 # GPT-2's longest token has 128 bytes. Checking merges is quadratic in this.
 MAX_TOKEN = 1024
 
+CONFIG = "tokenizer_config.json"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 def read(path: Path) -> Vocabulary:
     """Read a vocabulary from a folder holding one of the four forms, or from one of its files."""
     if path.is_dir():
-        return _read_folder(path)
+        found = _read_folder(path)
+        template = _chat_template(path / CONFIG)
+        return dataclasses.replace(found, chat_template=template) if template else found
     if not path.exists():
         raise UserError(f"tokenizer {path} does not exist; check the path")
     for vocab, merges in PAIRS:
@@ -65,6 +69,17 @@ def _read_folder(folder: Path) -> Vocabulary:
         f"{folder} holds no tokenizer; put tokenizer.json, vocab.json + merges.txt, "
         "encoder.json + vocab.bpe or one .tiktoken file there"
     )
+
+
+def _chat_template(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        table = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not JSON; fetch or make the file again") from None
+    found = table.get("chat_template") if isinstance(table, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _check_size(path: Path) -> None:
@@ -232,12 +247,14 @@ def write(vocabulary: Vocabulary, folder: Path, *, max_length: int | None = None
         },
         indent=None,
     )
-    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+    config: dict[str, Any] = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
     if END_OF_TEXT in vocabulary.specials:
         config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    if vocabulary.chat_template is not None:
+        config["chat_template"] = vocabulary.chat_template
     if max_length is not None:
         config["model_max_length"] = max_length
-    _dump(folder / "tokenizer_config.json", config, indent=2)
+    _dump(folder / CONFIG, config, indent=2)
 
 
 def _dump(path: Path, value: Any, *, indent: int | None) -> None:

@@ -45,12 +45,14 @@ class Vocabulary:
     ids: token bytes -> id, for ordinary tokens (256 bytes and one per merge).
     merges: pairs of tokens in rank order; merge r joins its pair before any merge of higher rank.
     specials: text -> id of control tokens such as `<|endoftext|>`.
+    chat_template: how turns of a chat are written, in Jinja, as Hugging Face's tokenizers record.
     """
 
     ids: dict[bytes, int]
     merges: tuple[tuple[bytes, bytes], ...]
     specials: dict[str, int]
     where: str
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for byte in range(256):

@@ -11,22 +11,34 @@ import torch
 
 from gpt2lab.doctor import Peak
 from gpt2lab.errors import UserError
-from gpt2lab.model.transformer import GPT2
 from gpt2lab.progress import Bar
 from gpt2lab.storage import atomic_file, writing_failed
 from gpt2lab.training.loop import Callback, Trainer
 
+_SOMETIMES = (
+    "loss", "grad_norm", "validation_loss", "mfu", "peak_memory_mib",
+    "sample_distinct_2", "sample_copied", "sample_longest_copy",
+)  # fmt: skip
 PROFILE_AFTER = 2
 """Steps before a trace begins; the first ones allocate and compile."""
 
 
 class Evaluate(Callback):
-    """Validate every few steps, and once more before the last checkpoint is written."""
+    """Validate every few steps, and once more before the last checkpoint is written.
+
+    A model that the run goes on from is measured, too, before the first step.
+    """
+
+    def begin(self, trainer: Trainer) -> None:
+        progress, recipe = trainer.progress, trainer.recipe
+        if progress.step == 0 and recipe.finetune.model and recipe.every.evaluate:
+            progress.first_loss = trainer.evaluate()
+            # It is no result of the run, be it better than all of them.
+            progress.best_loss, progress.best_step, progress.worse = math.inf, 0, 0
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         every = trainer.recipe.every.evaluate
-        last = trainer.fraction >= 1
-        if every and (trainer.progress.step % every == 0 or last):
+        if every and (trainer.progress.step % every == 0 or trainer.ended):
             loss = trainer.evaluate()
             if loss is not None:
                 record["validation_loss"] = loss
@@ -49,13 +61,17 @@ class Metrics(Callback):
     def __init__(self, peak: Peak) -> None:
         self._peak = peak
         self._file: IO[str] | None = None
+        self._moving = 1.0
 
     def begin(self, trainer: Trainer) -> None:
         self.finish(trainer)
+        count = {grad: sum(p.numel() for p in trainer.model.parameters() if p.requires_grad is grad)
+                 for grad in (True, False)}  # fmt: skip
+        self._moving = count[True] / sum(count.values())
         if not trainer.world.main:
             return
         path = trainer.run / "metrics.jsonl"
-        _truncate(path, trainer.progress.step)
+        keep_lines(path, trainer.progress.step, _record)
         try:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
@@ -63,12 +79,13 @@ class Metrics(Callback):
 
     def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
         recipe = trainer.recipe
-        flops = recipe.model.flops_per_token(recipe.context)
+        # A third of a step's products are gradients of weights, which frozen ones have not got.
+        flops = recipe.model.flops_per_token(recipe.context) * (2 + self._moving) / 3
         peak = self._peak.tflops * 1e12 * trainer.world.size
         record["mfu"] = round(record["tokens_per_s"] * flops / peak, 4)
         record["peak_memory_mib"] = round(peak_memory(trainer.device) / 2**20)
-        ending = trainer.fraction >= 1 or trainer.stopping
-        worth = {"validation_loss", "spike"} & record.keys()
+        ending = trainer.ended or trainer.stopping
+        worth = {"validation_loss", "spike", "sample_copied"} & record.keys()
         due = record["step"] % recipe.every.log == 0 or worth or ending
         if due and self._file is not None:
             try:
@@ -95,17 +112,31 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Drop the lines of steps that a killed run had logged but not saved."""
+def keep_lines(
+    path: Path, step: int, read: Callable[[str], dict[str, Any] | None] | None = None
+) -> None:
+    """Drop the lines of steps that a killed run had logged but not saved.
+
+    read: a line as a table with "step"; None for one that is damaged, as the last line of a killed
+    run may be. JSON if not given.
+    """
     if not path.exists():
         return
     kept = []
     for line in _lines(path):
-        record = _record(line)  # None: the line being written when the run was killed
+        record = (read or _table)(line)
         if record is not None and record["step"] <= step:
             kept.append(line + "\n")
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept), "utf-8")
+
+
+def _table(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and type(found.get("step")) is int else None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -136,11 +167,7 @@ def _record(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
         numbers = [record[name] for name in ("step", "tokens", "seconds", "rate", "tokens_per_s")]
-        numbers += [
-            record[name]
-            for name in ("loss", "grad_norm", "validation_loss", "mfu", "peak_memory_mib")
-            if record.get(name) is not None
-        ]
+        numbers += [record[name] for name in _SOMETIMES if record.get(name) is not None]
         sound = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
@@ -176,8 +203,10 @@ class Screen(Callback):
             f"{clock(left)} left",
         )
         if "validation_loss" in record:
+            loss = record["validation_loss"]
             self._bar.print(
-                f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
+                f"step {record['step']:,}: validation loss {loss:.4f}, perplexity "
+                f"{math.exp(min(loss, 700.0)):,.2f}"
             )
 
 
@@ -211,32 +240,6 @@ class Profile(Callback):
             profiler.export_chrome_trace(str(path))
         except OSError as error:
             raise writing_failed(path, error) from error
-
-
-class Sample(Callback):
-    """Show what the model writes, every few steps or every few seconds."""
-
-    def __init__(
-        self,
-        write: Callable[[GPT2, Trainer], str],
-        show: Callable[[str], None],
-        *,
-        steps: int = 0,
-        seconds: float = math.inf,
-    ) -> None:
-        self._write, self._show = write, show
-        self._steps, self._seconds = steps, seconds
-        self._next = seconds
-
-    def after_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        due = self._steps and trainer.progress.step % self._steps == 0
-        if due or trainer.progress.seconds >= self._next:
-            self._next = trainer.progress.seconds + self._seconds
-            model = trainer.whole_model()
-            if model is not None:
-                was_training = model.training
-                self._show(self._write(model.eval(), trainer))
-                model.train(was_training)
 
 
 def clock(seconds: float) -> str:

@@ -16,6 +16,12 @@ _NEVER = (
     "model.activation",
     "model.pad_vocab_to",
     "optimizer.name",
+    "finetune.method",
+    "finetune.layers",
+    "finetune.lora.rank",
+    "finetune.lora.alpha",
+    "finetune.vocab_size",
+    "train.weights",
 )
 # These decide which text comes when.
 _DATA = ("data.", "train.batch_tokens", "train.context", "train.seed")

@@ -36,7 +36,7 @@ class Windows:
         key: tuple[int, ...],
         learned: Tokens | None = None,
     ) -> None:
-        self._tokens, self.learned = tokens, learned
+        self.tokens, self.learned = tokens, learned
         self.context = context
         self._key = key
         # The last `context` tokens are left as room to shift, plus one for the last target.
@@ -60,7 +60,7 @@ class Windows:
 
     def batch(self, samples: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Inputs and next-token targets [N, context] of the numbered samples."""
-        return _pairs(self._tokens, self.learned, self.starts(samples), self.context)
+        return _pairs(self.tokens, self.learned, self.starts(samples), self.context)
 
 
 def _pairs(

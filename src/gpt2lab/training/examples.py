@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from gpt2lab.corpus.compressed import UNENDED_LINE, Damage, read_lines, read_pieces
 from gpt2lab.corpus.plaintext import (
@@ -20,10 +20,9 @@ from gpt2lab.corpus.plaintext import (
     without_compression,
 )
 from gpt2lab.errors import DamagedInput, UserError
+from gpt2lab.training.records import LONGEST, PLAIN, Example, Form, Part, UnfitError, examples_of
 
 TABLES = (".csv", ".tsv")
-# The longest document, row or line, in characters: a longer text is cut, a longer row refused.
-LONGEST = 16 << 20
 # How much of a file its encoding is told from.
 _SAMPLE = 1 << 20
 _MARKS = (
@@ -39,31 +38,8 @@ _NEAR = 0.1
 _MOST_TOLD = 1000
 _SEPARATOR = re.compile(re.escape(SEPARATOR))
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
-ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 
 Documents = Literal["auto", "blank-lines"]
-
-
-class Part(NamedTuple):
-    """A stretch of an example."""
-
-    text: str
-    learned: bool
-    """Whether loss is taken on it; prompts are only read."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One text, after which the model is to stop."""
-
-    parts: tuple[Part, ...]
-    where: str
-    """File and line or row."""
-
-    @property
-    def text(self) -> str:
-        """All of it."""
-        return "".join(part.text for part in self.parts)
 
 
 @dataclass
@@ -84,10 +60,6 @@ class Reading:
             self.told.append(f"{where}: {why}")
 
 
-class _UnfitError(Exception):
-    """Why a row cannot be used."""
-
-
 def read_examples(
     path: Path,
     reading: Reading,
@@ -95,12 +67,14 @@ def read_examples(
     documents: Documents = "auto",
     column: str = "",
     encoding: str = "",
+    form: Form = PLAIN,
 ) -> Iterator[Example]:
     """Every example of a file or folder, in memory that does not grow with the files.
 
     documents: what parts a plain text: `<|endoftext|>`, or blank lines.
     column: the column or field that holds the text, if it is not called `text`.
     encoding: of text and tables; UTF-8, or what it looks like, if not given.
+    form: how turns of a chat are written.
     Raises UserError naming a file that cannot be read at all.
     """
     for file in find_files(path, (*TABLES, ".json")):
@@ -109,16 +83,17 @@ def read_examples(
         if name.endswith(".parquet"):
             numbered = enumerate(parquet_rows(file), start=1)
             records = ((f"{file.name}, row {number}", row) for number, row in numbered)
-            yield from _of_records(records, reading, column)
+            yield from _of_records(records, reading, column, form)
         elif name.endswith(JSON_SUFFIXES):
-            yield from _of_records(_json_lines(file, reading), reading, column)
+            yield from _of_records(_json_lines(file, reading), reading, column, form)
         elif name.endswith(".json"):
-            yield from _of_records(_json(file, pieces), reading, column)
+            yield from _of_records(_json(file, pieces), reading, column, form)
         elif name.endswith(TABLES):
             rows = csv.reader(
                 _lines(file, pieces), delimiter="\t" if name.endswith(".tsv") else ",", strict=True
             )
-            yield from _of_records(_table(file, rows, reading, column), reading, column)
+            table = _table(file, rows, reading, column)
+            yield from _of_records(table, reading, column, form)
         else:
             for number, text in enumerate(_texts(pieces, documents), start=1):
                 if text.strip():
@@ -126,90 +101,13 @@ def read_examples(
 
 
 def _of_records(
-    records: Iterator[tuple[str, Any]], reading: Reading, column: str
+    records: Iterator[tuple[str, Any]], reading: Reading, column: str, form: Form
 ) -> Iterator[Example]:
     for where, record in records:
         try:
-            yield Example(_parts(record, column), where)
-        except _UnfitError as why:
+            yield from examples_of(record, where, column, form)
+        except UnfitError as why:
             reading.reject(where, str(why))
-
-
-def _parts(record: Any, column: str) -> tuple[Part, ...]:
-    """The parts of a record; _UnfitError says what it lacks."""
-    if not isinstance(record, Mapping):
-        raise _UnfitError("not an object")
-    if column:
-        return (Part(_string(record, column), True),)
-    if "messages" in record:
-        return _chat(record["messages"])
-    if "instruction" in record:
-        asked = _string(record, "instruction")
-        if record.get("input"):
-            asked += "\n\n" + _string(record, "input")
-        turns = [("user", asked), ("assistant", _string(record, "output"))]
-        return _chat([{"role": role, "content": text} for role, text in turns])
-    if "prompt" in record or "completion" in record:
-        prompt, completion = (
-            _string(record, name, empty=name == "prompt") for name in ("prompt", "completion")
-        )
-        # A prompt is read by itself when it is used: its last blank belongs to what follows.
-        bare = prompt.rstrip()
-        between = prompt[len(bare) :]
-        if bare and not between and not completion[:1].isspace():
-            between = "\n"
-        return (*_given(bare), Part(between + completion, True))
-    if "text" in record:
-        return (Part(_string(record, "text"), True),)
-    shown = ", ".join(map(str, list(record)[:5])) or "nothing"
-    raise _UnfitError(
-        f"has {shown}; wanted are text, prompt and completion, instruction and output, or messages"
-    )
-
-
-def _given(text: str) -> tuple[Part, ...]:
-    return (Part(text, False),) if text else ()
-
-
-def _string(record: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
-    value = record.get(name)
-    if value is None:
-        raise _UnfitError(f"has no {name!r}")
-    if not isinstance(value, str):
-        raise _UnfitError(f"{name!r} is not text")
-    if not empty and not value.strip():
-        raise _UnfitError(f"{name!r} is empty")
-    if len(value) > LONGEST:
-        raise _UnfitError(f"{name!r} has over {LONGEST:,} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _UnfitError(f"{name!r} holds half a surrogate pair, which is no text") from None
-    return value
-
-
-def _chat(messages: Any) -> tuple[Part, ...]:
-    """Turns as plain text, `User: ...`; loss is taken on what the assistant says."""
-    if not isinstance(messages, list) or not messages:
-        raise _UnfitError("'messages' is not a list of turns")
-    parts: list[Part] = []
-    waiting = ""
-    for number, turn in enumerate(messages, start=1):
-        if not isinstance(turn, Mapping):
-            raise _UnfitError(f"turn {number} is not an object with role and content")
-        role = turn.get("role")
-        if role not in ROLES:
-            raise _UnfitError(f"turn {number} has role {role!r}; there are {', '.join(ROLES)}")
-        said = _string(turn, "content").strip()
-        begin = "\n" if parts or waiting else ""
-        if role == "assistant":
-            parts += [Part(waiting + begin + ROLES[role], False), Part(f" {said}", True)]
-            waiting = ""
-        else:
-            waiting += f"{begin}{ROLES[role]} {said}"
-    if waiting:
-        raise _UnfitError("the last turn is not the assistant's; nothing follows it to learn")
-    return tuple(parts)
 
 
 def _json_lines(file: Path, reading: Reading) -> Iterator[tuple[str, Any]]:

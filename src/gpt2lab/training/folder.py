@@ -18,8 +18,8 @@ RECIPE = "recipe.toml"
 TORCHRUN = "torchrun.txt"
 _ASIDE = ".replaced"
 _PARTS = (
-    RECIPE, TORCHRUN, "identity.txt", "metrics.jsonl", "events.jsonl", "checkpoints", "model",
-    "data", "data-*", "profile", "tensorboard", "wandb",
+    RECIPE, TORCHRUN, "identity.txt", "metrics.jsonl", "samples.jsonl", "events.jsonl",
+    "checkpoints", "model", "adapter", "data", "data-*", "profile", "tensorboard", "wandb",
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor
 
 from gpt2lab.doctor import DTYPES, keep_freed_memory
 from gpt2lab.errors import UserError
-from gpt2lab.model import checkpoint
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.progress import console
 from gpt2lab.storage import writing_failed
@@ -23,10 +22,12 @@ from gpt2lab.training import parallel, state
 from gpt2lab.training.data import Data, Places, Prefetch, validation_windows
 from gpt2lab.training.loss import IGNORED, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
-from gpt2lab.training.parallel import World, local
+from gpt2lab.training.parallel import World, local, require_even_parts
 from gpt2lab.training.recipe import Recipe
+from gpt2lab.training.result import MODEL, write_result
 from gpt2lab.training.signals import delayed_signals
 from gpt2lab.training.spikes import WINDOW, deviations
+from gpt2lab.training.start import starting_model
 from gpt2lab.training.watchdog import Watchdog
 
 MOST_SPIKES = 10
@@ -79,10 +80,10 @@ class Trainer:
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         keep_freed_memory()
-        self._require_even_parts()
+        require_even_parts(recipe, self.world)
         # Losses are added up in float64 where the device has it.
         self._exact = torch.float32 if self.device.type == "mps" else torch.float64
-        self.model = GPT2(recipe.model, init=recipe.train.init, seed=recipe.train.seed).train()
+        self.model = starting_model(recipe)
         if self.dtype is torch.float64:
             self.model.double()
         cut = recipe.parallel.strategy == "fsdp" or self.world.tensor_size > 1
@@ -97,7 +98,9 @@ class Trainer:
         loss = NextTokenLoss(self.model, self.dtype, separator, some=self._some)
         self._loss = parallel.spread(loss, self.model, self.world, recipe.parallel, self.dtype)
         self.model.to(self.device)
-        self.optimizers = Optimizers(self.model, recipe.optimizer, self.world, self.dtype)
+        self.optimizers = Optimizers(
+            self.model, recipe.optimizer, self.world, self.dtype, recipe.train.seed
+        )
         self.mixture = data.mixture
         self._batches = Prefetch(data.mixture, pin=self.device.type == "cuda")
         self._val = (
@@ -117,15 +120,6 @@ class Trainer:
         self._spikes = 0
         self._last_spike = 0
 
-    def _require_even_parts(self) -> None:
-        parts, micro = self.world.data_size, self.recipe.train.micro_batch
-        if self.recipe.sequences % (parts * micro):
-            raise UserError(
-                f"train.batch_tokens is {self.recipe.sequences} sequences, which do not go evenly "
-                f"to {parts} processes in micro-batches of {micro}; lower train.micro_batch or "
-                "start another number of processes"
-            )
-
     @property
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1: by steps, or by the clock for a time budget."""
@@ -133,6 +127,12 @@ class Trainer:
         if train.minutes is not None:
             return min(1.0, self.progress.seconds / (60 * train.minutes))
         return min(1.0, self.progress.step / (train.steps or 1))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over: its steps or time are, or validation finds nothing better."""
+        patience = self.recipe.train.patience
+        return self.fraction >= 1 or 0 < patience <= self.progress.worse
 
     def fit(self) -> Path | None:
         """Train to the end; return the folder of the finished model.
@@ -146,7 +146,7 @@ class Trainer:
         self._clock = time.monotonic() - self.progress.seconds
         with delayed_signals() as stop, self._watchdog.watching():
             try:
-                while self.fraction < 1 and not self.stopping:
+                while not self.ended and not self.stopping:
                     record = self._step(stop=stop())
                     if record is not None:
                         for callback in self.callbacks:
@@ -161,14 +161,14 @@ class Trainer:
             self.save()
             with self._watchdog.resting():
                 self._saver.wait()
-        if self.fraction < 1:
+        if not self.ended:
             return None
-        out = self.run / "model"
-        weights = state.whole_weights(self.model, self.world)
-        if self.world.main:
-            model = state.assembled(self.recipe.model, weights)
-            checkpoint.save(out, model, self.tokenizer, self.describe(), overwrite=True)
-        return out
+        best = self.progress.best_step if self.recipe.train.result == "best" else None
+        with self._watchdog.resting():
+            self.world.first(
+                lambda: write_result(self.run, self.model, self.tokenizer, best or None)
+            )
+        return self.run / MODEL
 
     def _at(self) -> None:
         """A sign of life, between two pieces of work that all processes do in the same order."""
@@ -188,7 +188,7 @@ class Trainer:
         first = progress.samples
         loss = self._gradients(first)
         self._at()
-        norm = float(parallel.gradient_norm(self.model.parameters())) / self._scale
+        norm = self.optimizers.gradient_norm() / self._scale
         value = self._share(loss, stop)
         progress.samples += recipe.sequences
         progress.tokens += recipe.train.batch_tokens
@@ -197,7 +197,7 @@ class Trainer:
         if action == "rollback":
             return None
         if action == "update":
-            clip = recipe.optimizer.clip or math.inf
+            clip = self.optimizers.clip
             self._multiply_gradients(min(1.0, clip / (norm + 1e-6)) / self._scale)
             self.optimizers.step()
             progress.updates += 1
@@ -237,7 +237,9 @@ class Trainer:
                 # Of the samples, not of the process, so that it is the same on any number of them.
                 key = np.random.SeedSequence((self.recipe.train.seed, int(samples[0])))
                 torch.manual_seed(int(key.generate_state(1, np.uint32)[0]))
-            with parallel.accumulating(self._loss, more=number + 1 < len(now)):
+            more = number + 1 < len(now)
+            self.optimizers.moving(not more)
+            with parallel.accumulating(self._loss, more=more):
                 loss = self.loss(x_BT, y_BT) / share
                 (loss * self._scale).backward()
             total += loss.detach()
@@ -357,8 +359,8 @@ class Trainer:
             progress.scale, progress.steady = progress.scale * 2, 0
 
     def _multiply_gradients(self, factor: float) -> None:
-        if factor != 1.0:
-            grads = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+        grads = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+        if factor != 1.0 and grads:
             torch._foreach_mul_(grads, factor)
 
     @torch.no_grad()
@@ -388,6 +390,9 @@ class Trainer:
         mean = float(world.sum(total) / world.sum(counted).clamp(min=1e-9))
         if mean < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = mean, self.progress.step
+            self.progress.worse = 0
+        else:
+            self.progress.worse += 1
         return mean
 
     def save(self) -> None:
@@ -400,9 +405,10 @@ class Trainer:
         self._saved = self.progress.step
 
     def _snapshot(self) -> state.Snapshot:
+        adapter, facts = state.adapter_of(self.recipe), self.describe()
         return state.capture(
-            self.model, self.optimizers, self.world, self.progress, self.describe()
-        )
+            self.model, self.optimizers, self.world, self.progress, facts, adapter
+        )  # fmt: skip
 
     def whole_model(self) -> GPT2 | None:
         """The model for use by one process: the main one, others get None. All must ask."""
@@ -419,6 +425,7 @@ class Trainer:
             "tokens": progress.tokens,
             "epochs": [round(e, 4) for e in self.mixture.epochs(progress.samples)],
             "seconds": round(progress.seconds, 1),
+            "validation_loss_before": progress.first_loss,
             "best_validation_loss": progress.best_loss if progress.best_step else None,
             "best_step": progress.best_step,
         }

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from gpt2lab.storage import atomic_folder, read_json, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The linear maps of a block, under the names that peft looks for.
+MAPS = ("lora_A", "lora_B")
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 _PREFIX = "base_model.model.transformer."
 _HIGHEST_RANK = 4096
@@ -70,10 +71,22 @@ class LoRALinear(Linear):
         return self.shape.alpha / self.shape.rank
 
     def forward(self, x: Tensor) -> Tensor:
-        y = linear(x, self.weight, self.bias)
-        low = F.dropout(x, self.shape.dropout, self.training).to(self.lora_A.dtype)
-        change = linear(linear(low, self.lora_A), self.lora_B)
-        return y + (self.scale * change).to(y.dtype)
+        rows = x.reshape(-1, self.in_features)
+        y = linear(rows, self.weight, self.bias)
+        dropped = drop(rows, self.shape.dropout) if self.training and self.shape.dropout else rows
+        mixed = torch.is_autocast_enabled(x.device.type)
+        if not mixed:
+            dropped = dropped.to(self.lora_A.dtype)
+        low = linear(dropped, self.lora_A)
+        change = self.lora_B * self.scale
+        # Added as it is multiplied, where it can be: nothing as large as y is held beside it.
+        if mixed:
+            y = torch.addmm(y, low, change.t())
+        elif low.dtype is y.dtype:
+            y.addmm_(low, change.t())
+        else:
+            y = y + linear(low, change).to(y.dtype)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def merged(self) -> Linear:
         """One map that does the same."""
@@ -82,6 +95,32 @@ class LoRALinear(Linear):
         weight = (self.weight.detach().float() + change).to(self.weight.dtype)
         whole.weight, whole.bias = nn.Parameter(weight), nn.Parameter(self.bias.detach().clone())
         return whole
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Dropout that keeps a byte a number for the backward pass; PyTorch's keeps four on a CPU.
+
+    One draw serves four numbers, so the share is rounded to a multiple of 2^-16.
+    """
+    dropped: Tensor = _Drop.apply(x, share)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        limit = round(share * 2**16)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        sixteen = draws.random_(-(2**63), None).view(torch.int16)
+        kept = (sixteen >= limit - 2**15)[: x.numel()].view(x.shape)
+        ctx.save_for_backward(kept)
+        ctx.scale = 1 / (1 - limit / 2**16)
+        return torch.where(kept, x, 0.0).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return torch.where(kept, grads[0], 0.0).mul_(ctx.scale), None
 
 
 def attach(model: GPT2, shape: Shape, seed: int = 0) -> None:
@@ -121,14 +160,27 @@ def _places(model: GPT2) -> Iterator[tuple[str, nn.Module, str]]:
             yield path, model.get_submodule(parent), leaf
 
 
+def numbers(model: GPT2) -> dict[str, Tensor]:
+    """The changes alone, by their names in the model."""
+    return {
+        f"{path}.{name}": getattr(module, name).detach()
+        for path, module in changes(model).items()
+        for name in MAPS
+    }
+
+
 def save(folder: Path, model: GPT2, base: str, *, overwrite: bool = False) -> None:
     """Write the changes alone, as peft does; base: the model they belong to, by name or folder."""
-    maps = changes(model)
-    shape = next(iter(maps.values())).shape
-    tensors = {}
-    for path, module in maps.items():
-        for name in ("lora_A", "lora_B"):
-            tensors[f"{_PREFIX}{path}.{name}.weight"] = getattr(module, name).detach().cpu()
+    shape = next(iter(changes(model).values())).shape
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        write_into(temporary, numbers(model), shape, base)
+
+
+def write_into(folder: Path, tensors: Mapping[str, Tensor], shape: Shape, base: str) -> None:
+    """Write the files of an adapter into a folder that exists.
+
+    tensors: as `numbers` names them.
+    """
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -141,21 +193,38 @@ def save(folder: Path, model: GPT2, base: str, *, overwrite: bool = False) -> No
         "bias": "none",
         "inference_mode": True,
     }
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
-        write_json(temporary / CONFIG, config)
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / CONFIG, config)
+    renamed = {f"{_PREFIX}{name}.weight": t.cpu().contiguous() for name, t in tensors.items()}
+    save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load(folder: Path, model: GPT2) -> None:
     """Attach changes that `save` or peft wrote; UserError if they are not this model's."""
-    shape = _read_shape(folder / CONFIG)
+    shape = read_shape(folder)
     tensors = _read_tensors(folder / WEIGHTS)
+    _require_fit(folder, model, shape, tensors)
+    attach(model, shape)
+    _set(model, tensors)
+
+
+def read_into(folder: Path, model: GPT2) -> None:
+    """Put saved changes in the place of those that a model has."""
+    tensors = _read_tensors(folder / WEIGHTS)
+    _require_fit(folder, model, next(iter(changes(model).values())).shape, tensors)
+    _set(model, tensors)
+
+
+def _require_fit(folder: Path, model: GPT2, shape: Shape, tensors: Mapping[str, Tensor]) -> None:
     wanted = {
         f"{_PREFIX}{path}.{name}.weight": size
         for path, parent, leaf in _places(model)
-        for name, size in (
-            ("lora_A", (shape.rank, getattr(parent, leaf).in_features)),
-            ("lora_B", (getattr(parent, leaf).out_features, shape.rank)),
+        for name, size in zip(
+            MAPS,
+            (
+                (shape.rank, getattr(parent, leaf).in_features),
+                (getattr(parent, leaf).out_features, shape.rank),
+            ),
+            strict=True,
         )
     }
     for name, t in tensors.items():
@@ -171,16 +240,29 @@ def load(folder: Path, model: GPT2) -> None:
             )
         if not t.isfinite().all():
             raise UserError(f"{folder}: {name!r} holds NaN or infinity; save it again")
-    attach(model, shape)
-    for path, module in changes(model).items():
-        for name in ("lora_A", "lora_B"):
-            p = getattr(module, name)
-            found = tensors.get(f"{_PREFIX}{path}.{name}.weight")
-            # A map that peft was told to leave alone does not change.
-            p.data = torch.zeros_like(p) if found is None else found.to(p.device, p.dtype)
 
 
-def _read_shape(path: Path) -> Shape:
+def _set(model: GPT2, tensors: Mapping[str, Tensor]) -> None:
+    for name, p in numbers(model).items():
+        found = tensors.get(f"{_PREFIX}{name}.weight")
+        # A map that peft was told to leave alone does not change.
+        p.copy_(torch.zeros_like(p) if found is None else found)
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter says it belongs to; UserError if it names none."""
+    config = read_json(folder / CONFIG)
+    found = config.get("base_model_name_or_path") if isinstance(config, Mapping) else None
+    if not isinstance(found, str) or not found:
+        raise UserError(f"{folder / CONFIG} does not name its base model; give --base")
+    if not Path(found).exists() and "/" in found and not found.startswith(("/", ".", "hf:")):
+        return f"hf:{found}"
+    return found
+
+
+def read_shape(folder: Path) -> Shape:
+    """How large the changes in an adapter's folder are; UserError if they are of another kind."""
+    path = folder / CONFIG
     config = read_json(path)
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
         raise UserError(f"{path} describes no LoRA adapter")

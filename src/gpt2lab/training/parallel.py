@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt2lab.errors import UserError
 from gpt2lab.model.transformer import GPT2, Block
 from gpt2lab.training import tensor_parallel
-from gpt2lab.training.recipe import Parallel
+from gpt2lab.training.recipe import Parallel, Recipe
 
 T = TypeVar("T")
 # A collective waits this long at most. Ranks may wait for the first to tokenise a corpus; a step
@@ -318,3 +318,14 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     if total is None:
         raise RuntimeError("no parameter has a gradient")
     return total.sqrt()
+
+
+def require_even_parts(recipe: Recipe, world: World) -> None:
+    """Raise UserError unless a step's sequences go evenly to all processes."""
+    parts, micro = world.data_size, recipe.train.micro_batch
+    if recipe.sequences % (parts * micro):
+        raise UserError(
+            f"train.batch_tokens is {recipe.sequences} sequences, which do not go evenly to "
+            f"{parts} processes in micro-batches of {micro}; lower train.micro_batch or start "
+            "another number of processes"
+        )

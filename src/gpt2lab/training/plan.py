@@ -1,22 +1,22 @@
 """What a run will take, before it is started: tokens, FLOPs, memory per device, time.
 
-Memory is counted from what each part of a step keeps; time is measured on this machine with models
-of one and two blocks, whose difference is what a block costs.
+Time is measured on this machine with models of one and two blocks, whose difference is what a block
+costs.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2lab.corpus.shards import has_split, open_split
-from gpt2lab.doctor import DTYPES, Peak, memory_bytes, peak
+from gpt2lab.doctor import DTYPES, Peak, peak
 from gpt2lab.errors import UserError
-from gpt2lab.model.attention import batched
 from gpt2lab.model.transformer import GPT2
-from gpt2lab.training.loss import CHUNK_ELEMENTS, VOCABULARY_PART, NextTokenLoss
+from gpt2lab.training.footprint import memory, require_memory
+from gpt2lab.training.loss import NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World
 from gpt2lab.training.recipe import Parallel, Recipe
@@ -25,92 +25,6 @@ from gpt2lab.training.settle import settle
 PF_S_DAY = 1e15 * 86_400
 # What is measured is measured with so many tokens a pass on a CPU, so that it takes seconds.
 _CPU_TOKENS = 1024
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    """Of one micro-batch, and the largest temporaries of its passes."""
-    loss: int
-    """Logits held at a time, and gradients of the head on their way."""
-
-    @property
-    def total(self) -> int:
-        """All of it: the peak falls at the end of the forward pass."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
-
-
-def memory(recipe: Recipe, processes: int = 1) -> Memory:
-    """What one of so many devices holds while training; the recipe has been through `settle`."""
-    model, train, spread = recipe.model, recipe.train, recipe.parallel
-    if processes < 1 or processes % spread.tensor:
-        raise UserError(
-            f"parallel.tensor {spread.tensor} does not divide --processes {processes}; change one"
-        )
-    data = processes // spread.tensor
-    exact = 8 if train.dtype == "float64" else 4
-    low = 2 if train.dtype in ("bfloat16", "float16") else exact
-    per_block = 12 * model.n_embd**2 + 13 * model.n_embd
-    blocks = model.n_layer * per_block // spread.tensor
-    tables = (model.padded_vocab_size + model.n_positions + 2) * model.n_embd  # and the last norm
-    mine = blocks + tables
-    micro_batches = recipe.sequences // (train.micro_batch * data)
-    weights = gradients = exact * mine
-    if spread.strategy == "fsdp" and data > 1:
-        # Own parts, the tables whole, and two blocks: one computed with, one on its way.
-        gathered = min(2, model.n_layer) if spread.reshard else model.n_layer
-        weights = exact * (mine // data + tables) + low * gathered * (per_block // spread.tensor)
-        gradients = exact * (mine if micro_batches > 1 else mine // data + tables)
-        mine //= data
-    elif low < exact:
-        weights += low * blocks  # autocast's copies
-    optimizer = exact * 2 * mine
-    if recipe.optimizer.name == "muon":  # one momentum in place of two
-        optimizer -= exact * blocks * mine // (blocks + tables)
-    tokens = train.micro_batch * recipe.context
-    width = model.n_embd
-    # Saved for the backward pass of a block: its input and its middle, in full; two norms' outputs,
-    # q, k, v, the heads' output twice, and the MLP's inner layer before and after GELU.
-    kept = tokens * width * (2 * exact + low * (2 + 3 + 2 + 8) // spread.tensor)
-    device = (train.device or "cpu").partition(":")[0]
-    if batched(device, DTYPES[train.dtype], recipe.context, model.dropout):
-        kept += tokens * model.n_head * recipe.context * low // spread.tensor
-    if train.checkpoint_blocks:
-        activations = model.n_layer * tokens * width * exact + kept
-    else:
-        activations = model.n_layer * kept
-    activations += 2 * tokens * width * exact  # into the last norm, and the gradient out of it
-    activations += 3 * tokens * 4 * width * low // spread.tensor  # temporaries of the MLP
-    if recipe.optimizer.name == "muon":
-        # When the passes are over: all matrices of the largest shape, whole, three times.
-        activations = max(activations, 3 * exact * model.n_layer * 4 * model.n_embd**2)
-    rows = min(
-        tokens, max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // model.vocab_size)
-    )
-    logits = rows * model.vocab_size * (exact + (low if low < exact else 0))
-    head = model.vocab_size * width * (exact + (low if low < exact else 0))
-    if low < exact:
-        head += min(VOCABULARY_PART, model.vocab_size) * width * (low + exact)
-    return Memory(weights, gradients, optimizer, activations, logits + head)
-
-
-def require_memory(recipe: Recipe, processes: int = 1) -> None:
-    """Raise UserError if weights, gradients and optimizer alone exceed what a device has."""
-    device = torch.device(recipe.train.device or "cpu")
-    there = memory_bytes(device)
-    held = memory(recipe, processes)
-    least = held.weights + held.gradients + held.optimizer
-    if there is not None and least > there:
-        raise UserError(
-            f"a model of {recipe.model.n_params:,} parameters takes {least / 2**30:,.0f} GiB of "
-            f"{device.type} memory to train, and there are {there / 2**30:,.0f}; take a smaller "
-            'one, or parallel.strategy = "fsdp" and more processes'
-        )
 
 
 def measured_seconds(recipe: Recipe) -> tuple[float, float]:

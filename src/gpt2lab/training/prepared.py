@@ -1,6 +1,6 @@
 """Examples to token shards, with beside each token whether loss is taken on it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -11,11 +11,13 @@ import numpy as np
 
 from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.plaintext import FEW, passages
-from gpt2lab.corpus.shards import ShardWriter, write_index
+from gpt2lab.corpus.shards import ShardWriter, open_split, write_index
 from gpt2lab.errors import UserError
 from gpt2lab.storage import atomic_folder, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training.examples import Example, Part, Reading
+from gpt2lab.training.examples import Reading
+from gpt2lab.training.near import NearDuplicates, overlap
+from gpt2lab.training.records import Example, Part
 
 REPORT = "report.json"
 # Examples that are tokenised together.
@@ -51,22 +53,25 @@ def prepare(
     *,
     held_out: float,
     step: Callable[[str], AbstractContextManager[Any]],
+    others: Mapping[str, Read] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write shards of the examples that `read` gives; return what is also in `report.json`.
 
     read: gives the same examples each time; it is called twice, and no example is kept.
-    held_out: share of examples for `val`, exactly and at least one, by each one's own text: the
-    same text is never on both sides.
+    held_out: share of examples for `val`, exactly and at least one, by each one's own text or
+    conversation: the same is never on both sides.
+    others: texts, evaluation sets say, that are looked for among those to learn from.
     Raises UserError if there is no example, or none is left to learn from.
     """
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}; it must be above 0 and below 1")
     reading = Reading()
     with step("reading"):
-        numbers = np.array([_number(e) for e in _passages(read(reading))], np.uint64)
-    every = np.unique(numbers)
-    if not len(numbers):
+        pairs = [(_number(e.text), _number(e.group)) for e in _passages(read(reading))]
+    texts, groups = np.array(pairs, np.uint64).reshape(-1, 2).T
+    every = np.unique(groups)
+    if not pairs:
         raise UserError("no example was read; " + (reading.told[0] if reading.told else "no text"))
     if len(every) < 2:
         raise UserError("there is one example only; give more, so that some can be held out")
@@ -80,16 +85,25 @@ def prepare(
             for name in ("train", "val")
         }
         examples = _passages(read(Reading()))
+        near = NearDuplicates()
         while batch := list(islice(examples, _BATCH)):
+            near.add([example.text for example in batch])
             for example, ids, flags in _tokens(batch, tokenizer):
-                splits["val" if _number(example) <= limit else "train"].add(ids, flags)
-        report = _report(splits, reading, len(numbers) - len(every))
+                side = "val" if _number(example.group) <= limit else "train"
+                splits[side].add(ids, flags)
+        report = _report(splits, reading, len(texts) - len(np.unique(texts)))
         entries: dict[str, dict[str, Any]] = {}
         for name, split in splits.items():
             split.add([], [])  # the end of the last text
             entries |= {name: split.tokens.close(), learned(name): split.flags.close()}
         tokenizer.save(folder / "tokenizer")
         write_index(folder, tokenizer.digest, entries)
+        report["near_duplicates"] = near.report()
+        training = open_split(folder, "train")
+        report["overlap"] = {
+            name: overlap((e.text for e in read_other(Reading())), tokenizer, training)
+            for name, read_other in (others or {}).items()
+        }
         write_json(folder / REPORT, report)
     return report
 
@@ -115,8 +129,8 @@ def _passages(examples: Iterator[Example]) -> Iterator[Example]:
     return chain(first, examples)
 
 
-def _number(example: Example) -> int:
-    return int(Document(example.text).id[:16], 16)
+def _number(text: str) -> int:
+    return int(Document(text).id[:16], 16)
 
 
 def _tokens(
@@ -124,12 +138,14 @@ def _tokens(
 ) -> Iterator[tuple[Example, list[int], list[int]]]:
     """Ids of each, its parts tokenised one by one as they are when it is used; and flags."""
     parts = [part for example in examples for part in example.parts]
-    encoded = iter(tokenizer.encode_batch([part.text for part in parts]))
+    encoded = iter(tokenizer.encode_batch(["" if part.special else part.text for part in parts]))
     for example in examples:
         ids: list[int] = []
         flags: list[int] = []
         for part in example.parts:
             new = next(encoded)
+            if part.special:
+                new = tokenizer.encode(part.text, specials=True)
             ids += new
             flags += [int(part.learned)] * len(new)
         yield example, ids, flags

@@ -6,11 +6,31 @@ from typing import Literal
 from gpt2lab.errors import UserError
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import Init
+from gpt2lab.training.lora import Shape
 
 _INF = float("inf")
 _MOST_SEQUENCES = 2**22
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Sink = Literal["tensorboard", "wandb", "trackio"]
+Method = Literal["full", "lora", "top", "bias"]
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """What a run goes on from, and what of it may move."""
+
+    model: str = ""
+    """A checkpoint folder, a published size such as gpt2-xl, or hf:owner/name; its shape takes the
+    place of [model]. New weights if not given."""
+    method: Method = "full"
+    """full: every weight. lora: low-rank changes to every linear map of the blocks (Hu et al.
+    2021). top: the last blocks and the last norm. bias: bias terms only (Zaken et al. 2022)."""
+    layers: int = 2
+    """top: how many of the last blocks."""
+    lora: Shape = field(default_factory=Shape)
+    vocab_size: int | None = None
+    """full: rows of the token table, for a tokenizer with more tokens than the model's own; each
+    new row begins as the mean of the others."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,11 @@ class Data:
 class Optimizer:
     """How weights move."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """muon orthogonalises the updates of the blocks' matrices and leaves the rest to AdamW."""
+    name: Literal["adamw", "muon", "adamw8bit", "adafactor"] = "adamw"
+    """muon orthogonalises the updates of the blocks' matrices and leaves the rest to AdamW.
+    adamw8bit keeps its two averages in 8 bits (bitsandbytes). adafactor keeps a row and a column of
+    squares for each matrix, no average, and on one process moves each weight as soon as its
+    gradient is there, so that gradients are never held together."""
     learning_rate: float = 6e-4
     """Peak rate of AdamW."""
     muon_learning_rate: float = 0.02
@@ -47,7 +70,7 @@ class Optimizer:
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0
-    """Largest norm of the whole gradient; 0 turns clipping off."""
+    """Largest norm of the whole gradient; 0 turns clipping off. adafactor limits updates itself."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine, or warm-up, stable, decay: constant until the last `decay` of the run."""
     warmup: float = 0.01
@@ -75,6 +98,10 @@ class Train:
     dtype: Dtype = "auto"
     """Of matrix products; weights and optimizer stay float32. auto measures what is faster;
     float64 is for all of it, to compare runs exactly."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What weights are kept in; the optimizer's own numbers, and LoRA's changes, stay float32.
+    bfloat16 halves the memory, for weights that do not move or that adafactor moves, which rounds
+    at random so that small moves are not lost."""
     compile: bool = False
     """Run the blocks through torch.compile."""
     checkpoint_blocks: bool = False
@@ -95,6 +122,11 @@ class Train:
     """What to do about a spike: note it; leave the batch out; or go back to the last checkpoint and
     on from there with the batches after this one. With the latter two, a loss that is not finite
     is a spike as well; otherwise it ends the run."""
+    patience: int = 0
+    """End the run after so many validations, one after another, none better than the best; 0 goes
+    on to the end."""
+    result: Literal["last", "best"] = "last"
+    """Which weights become the finished model: the last, or the best by validation."""
     sinks: tuple[Sink, ...] = ()
     """Where metrics go beside metrics.jsonl; each is a package of that name."""
     profile: int = 0
@@ -119,6 +151,8 @@ class Every:
     """Checkpoints of steps that are multiples of this stay, too."""
     sample: int = 0
     """Steps between samples."""
+    prompts: tuple[str, ...] = ()
+    """What samples continue, each time with the same seed; nothing, if not given."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +176,7 @@ class Recipe:
     """A training run."""
 
     model: GPT2Config = field(default_factory=GPT2Config)
+    finetune: Finetune = field(default_factory=Finetune)
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
@@ -195,6 +230,8 @@ class Recipe:
             ("optimizer.warmup", o.warmup, share, 0 <= o.warmup <= 1),
             ("optimizer.decay", o.decay, share, 0 <= o.decay <= 1),
             ("optimizer.final", o.final, share, 0 <= o.final <= 1),
+            ("train.patience", t.patience, "0 (off) or above", t.patience >= 0),
+            ("finetune.layers", self.finetune.layers, least, self.finetune.layers >= 1),
             ("train.profile", t.profile, "0 (off) or above", t.profile >= 0),
             ("train.spike", t.spike, "0 (off) or above", 0 <= t.spike < _INF),
             ("parallel.tensor", self.parallel.tensor, least, self.parallel.tensor >= 1),
@@ -217,6 +254,7 @@ class Recipe:
             )
         if not all(0 < w < _INF for w in self.data.weights):
             raise UserError(f"data.weights is {self.data.weights}; each must be above 0")
+        self._require_agreement()
         if self.context > self.model.n_positions:
             raise UserError(
                 f"train.context {self.context} exceeds model.n_positions {self.model.n_positions}; "
@@ -233,6 +271,53 @@ class Recipe:
                 f"train.batch_tokens {t.batch_tokens} is {self.sequences:,} sequences a step; "
                 f"take at most {_MOST_SEQUENCES:,}"
             )
+
+    def _require_agreement(self) -> None:
+        """Raise UserError if the parts of the recipe that say what moves, and how, do not fit."""
+        method, name = self.finetune.method, self.optimizer.name
+        if method != "full" and not self.finetune.model:
+            raise UserError(
+                f"finetune.method is {method}, but finetune.model is not set; give the model that "
+                "is to be changed"
+            )
+        if method != "full" and self.finetune.vocab_size is not None:
+            raise UserError(
+                f"finetune.vocab_size adds tokens, which finetune.method {method} does not teach; "
+                "take full"
+            )
+        if method != "full" and (name == "muon" or not self._whole):
+            raise UserError(
+                f"finetune.method {method} goes with adamw, adamw8bit or adafactor and parallel."
+                "strategy ddp; change one of them"
+            )
+        if name in ("adamw8bit", "adafactor") and not self._whole:
+            raise UserError(
+                f"optimizer.name {name} needs each weight whole; set parallel.strategy to ddp and "
+                "parallel.tensor to 1, or take adamw"
+            )
+        if self.train.weights == "bfloat16" and method != "lora" and name != "adafactor":
+            raise UserError(
+                f"train.weights is bfloat16, in which {name} would lose most of its moves to "
+                "rounding; take optimizer.name adafactor, or finetune.method lora"
+            )
+        if self.train.weights == "bfloat16" and self.train.dtype not in ("auto", "bfloat16"):
+            raise UserError(
+                f"train.weights is bfloat16 and train.dtype {self.train.dtype}; set that to "
+                "bfloat16 as well"
+            )
+        if name == "adafactor" and (
+            self.train.on_spike != "record" or self.train.dtype == "float16"
+        ):
+            raise UserError(
+                "optimizer.name adafactor moves weights while gradients are made, so that no step "
+                "can be taken back; set train.on_spike to record and train.dtype to another than "
+                "float16, or take adamw"
+            )
+
+    @property
+    def _whole(self) -> bool:
+        """Whether every process holds every weight whole."""
+        return self.parallel.strategy == "ddp" and self.parallel.tensor == 1
 
     @property
     def context(self) -> int:

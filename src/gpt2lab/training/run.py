@@ -19,16 +19,17 @@ from gpt2lab.progress import Bar, console
 from gpt2lab.settings import from_table, read_recipe, to_toml
 from gpt2lab.storage import atomic_file, locked, read_json, require_writable_folder
 from gpt2lab.training import folder, parallel, state
-from gpt2lab.training.callbacks import Evaluate, Metrics, Profile, Sample, Save, Screen
+from gpt2lab.training.callbacks import Evaluate, Metrics, Profile, Save, Screen
 from gpt2lab.training.changes import require_allowed
+from gpt2lab.training.footprint import require_memory
 from gpt2lab.training.loop import Callback, Trainer
 from gpt2lab.training.parallel import World
-from gpt2lab.training.plan import require_memory
 from gpt2lab.training.recipe import Recipe
-from gpt2lab.training.samples import write_sample
+from gpt2lab.training.samples import Samples
 from gpt2lab.training.settle import settle
 from gpt2lab.training.sinks import Report
 from gpt2lab.training.sources import Sources, open_sources, text_settings
+from gpt2lab.training.start import starting_digest
 
 
 def start(
@@ -170,11 +171,14 @@ def _require_same_data(last: Path, metadata: dict[str, Any]) -> None:
     before = read_json(last / checkpoint.METADATA)
     if not isinstance(before, dict):
         raise UserError(f"{last / checkpoint.METADATA} is damaged; remove {last}")
-    for what in ("corpus_digest", "tokenizer_digest"):
+    for what, of in (
+        ("corpus_digest", "shards have"), ("tokenizer_digest", "shards have"),
+        ("base_digest", "base model has"),
+    ):  # fmt: skip
         if before.get(what) != metadata[what]:
             raise UserError(
-                f"the shards have changed since {last} was written ({what} differs); put the old "
-                "ones back, start a new run, or pass --override-resume"
+                f"the {of} changed since {last} was written ({what} differs); put the old back, "
+                "start a new run, or pass --override-resume"
             )
 
 
@@ -203,18 +207,19 @@ def _trainer(
         "corpus_digest": sources.digest,
         "train_tokens": sources.train_tokens,
         "tokenizer_digest": sources.data.tokenizer.digest,
+        "base_digest": world.first(lambda: starting_digest(recipe)),
         "recipe": _without_none(asdict(recipe)),
     }
-    # Validation first, so that its loss is in the line of metrics and in the checkpoint.
+    # Validation before the checkpoint, which holds its loss.
     standard: list[Callback] = [
         folder.Begun(), Evaluate(), Metrics(best), Save(), Screen(bar)
     ]  # fmt: skip
     standard += [Report(sink) for sink in recipe.train.sinks]
     if recipe.train.profile:
         standard.append(Profile(recipe.train.profile))
-    if recipe.every.sample:
-        standard.append(Sample(write_sample, bar.print, steps=recipe.every.sample))
-    return Trainer(recipe, run, sources.data, metadata, [*standard, *callbacks], world)
+    # Samples and validation first, so that what they find is in the line of metrics.
+    first = [Samples(bar.print, steps=recipe.every.sample)] if recipe.every.sample else []
+    return Trainer(recipe, run, sources.data, metadata, [*first, *standard, *callbacks], world)
 
 
 def git_revision() -> str | None:

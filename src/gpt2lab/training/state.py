@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -29,10 +29,10 @@ from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, sha256, write_json, writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training import tensor_parallel
+from gpt2lab.training import lora, tensor_parallel
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World, part_of, whole
-from gpt2lab.training.recipe import Every
+from gpt2lab.training.recipe import Every, Recipe
 
 CHECKPOINTS = "checkpoints"
 DIGESTS = "sha256.json"
@@ -56,12 +56,16 @@ class Progress:
     best_loss: float = float("inf")
     """Lowest validation loss so far, nats per token."""
     best_step: int = 0
+    first_loss: float | None = None
+    """Validation loss of the model that the run goes on from."""
     updates: int = 0
     """Steps that moved the weights."""
     scale: float = 2.0**16
     """What float16 losses are multiplied by, so that gradients do not underflow."""
     steady: int = 0
     """Steps since that last changed."""
+    worse: int = 0
+    """Validations since the best one."""
     losses: list[float] = field(default_factory=list)
     """The last training losses, against which a spike stands out."""
 
@@ -77,17 +81,31 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+class Adapter(NamedTuple):
+    """Of a run that trains changes to a model: their size, and the model's name."""
+
+    shape: lora.Shape
+    base: str
+
+
+def adapter_of(recipe: Recipe) -> Adapter | None:
+    """What a run's checkpoints say of its adapter; None if they hold whole models."""
+    tune = recipe.finetune
+    return Adapter(tune.lora, tune.model) if tune.method == "lora" else None
+
+
 @dataclass
 class Snapshot:
     """A copy of all that a checkpoint holds, beside which training can go on."""
 
     config: GPT2Config
     tensors: dict[str, Tensor]
-    """This process's parts of weights and optimizer state, in main memory."""
+    """This process's parts of the weights that move and of optimizer state, in main memory."""
     weights: dict[str, Tensor]
-    """The whole weights, on the main process only."""
+    """The whole weights, or LoRA's changes alone, on the main process only."""
     progress: Progress
     metadata: dict[str, Any]
+    adapter: Adapter | None
 
 
 def capture(
@@ -96,13 +114,18 @@ def capture(
     world: World,
     progress: Progress,
     metadata: dict[str, Any],
+    adapter: Adapter | None = None,
 ) -> Snapshot:
     """Copy a run's state; all processes must ask for it."""
     tensors = {
         name: _copy(name, t, model.config.n_head, world) for name, t in _named(model, optimizers)
     }
-    weights = whole_weights(model, world)
-    return Snapshot(model.config, tensors, weights, Progress(**asdict(progress)), metadata)
+    if adapter is None:
+        weights = whole_weights(model, world)
+    else:
+        weights = {name: t.to("cpu", copy=True) for name, t in lora.numbers(model).items()}
+    now = Progress(**asdict(progress))
+    return Snapshot(model.config, tensors, weights, now, metadata, adapter)
 
 
 def whole_weights(model: GPT2, world: World) -> dict[str, Tensor]:
@@ -125,7 +148,8 @@ def assembled(config: GPT2Config, weights: dict[str, Tensor]) -> GPT2:
 
 def _named(model: GPT2, optimizers: Optimizers) -> Iterator[tuple[str, Tensor]]:
     for name, p in model.named_parameters():
-        yield f"model/{name}", p
+        if p.requires_grad:
+            yield f"model/{name}", p
     for name, t in optimizers.named_state():
         yield f"optimizer/{name}", t
 
@@ -243,6 +267,11 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World)
 
 
 def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None:
+    if snapshot.adapter is not None:
+        lora.write_into(folder, snapshot.weights, *snapshot.adapter)
+        tokenizer.save(folder, max_length=snapshot.config.n_positions)
+        write_json(folder / checkpoint.METADATA, snapshot.metadata)
+        return
     model = assembled(snapshot.config, snapshot.weights)
     checkpoint.write_into(folder, model, tokenizer, snapshot.metadata)
     expected = checkpoint.to_hf_tensors(model)
@@ -343,8 +372,10 @@ def load(folder: Path, model: GPT2, optimizers: Optimizers, world: World) -> Pro
 
     The number of processes may be another than the one that wrote it.
     """
-    saved = checkpoint.from_hf_config(folder / "config.json")
-    if not _same_shape(saved, model.config):
+    adapted = (folder / lora.CONFIG).exists()
+    if adapted != bool(lora.changes(model)) or not (
+        adapted or _same_shape(checkpoint.from_hf_config(folder / "config.json"), model.config)
+    ):
         raise UserError(
             f"{folder} holds a model of another shape than the run's recipe; undo the edit"
         )
@@ -388,8 +419,9 @@ def _progress(table: Any) -> Progress:
     """Where a run stood, as its file says; ValueError if no run can stand there."""
     progress = Progress(**table)
     whole = [getattr(progress, n) for n in
-             ("step", "samples", "tokens", "best_step", "updates", "steady")]  # fmt: skip
-    numbers = [progress.seconds, progress.scale, *progress.losses]
+             ("step", "samples", "tokens", "best_step", "updates", "steady", "worse")]  # fmt: skip
+    first = 0.0 if progress.first_loss is None else progress.first_loss
+    numbers = [progress.seconds, progress.scale, first, *progress.losses]
     if (
         table.keys() != asdict(Progress()).keys()
         or not all(type(n) is int and 0 <= n < 2**62 for n in whole)

@@ -1,0 +1,392 @@
+"""Fine-tuning in one call: read texts, choose what fits, train, keep the best.
+
+A run is made of a recipe like any other; whatever is chosen here is written down in it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from gpt2lab.corpus.shards import has_split, open_split
+from gpt2lab.doctor import fastest_dtype, named_or_best_device
+from gpt2lab.errors import UserError
+from gpt2lab.model import checkpoint
+from gpt2lab.model.config import SIZES, GPT2Config
+from gpt2lab.progress import console, step
+from gpt2lab.storage import read_json, require_writable_folder
+from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.tokenizer.hub import PUBLISHED
+from gpt2lab.training import folder, state
+from gpt2lab.training import run as runs
+from gpt2lab.training.examples import Documents, Reading, read_examples
+from gpt2lab.training.fit import Choice, Name, Weights, applied, choices, choose, room
+from gpt2lab.training.lora import Shape
+from gpt2lab.training.prepared import Read, prepare
+from gpt2lab.training.recipe import Data, Dtype, Every, Finetune, Method, Optimizer, Recipe, Train
+from gpt2lab.training.records import PLAIN, TOKENS, Example
+from gpt2lab.training.result import ADAPTER, MODEL
+
+# Peak rates: of Adam's kind, and adafactor's, which is relative to the size of a weight.
+_RATES = {"full": 5e-5, "lora": 2e-4, "top": 1e-4, "bias": 1e-3}
+_RELATIVE = 10.0
+# Validations in a run, and how many of them may be no better before it ends.
+_VALIDATIONS, _PATIENCE = 20, 4
+# Training text is at least so many sequences, lest it be seen in one place only.
+_LEAST_SEQUENCES = 16
+_PROMPTS, _PROMPT_TOKENS = 3, 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How files are read."""
+
+    blank_lines: bool = False
+    """In plain text, blank lines part documents; <|endoftext|> alone if not."""
+    column: str = ""
+    """The column or field that holds the text, if it is not called text."""
+    encoding: str = ""
+    """Of text and tables; UTF-8, or what it looks like, if not given."""
+    chat: Literal["text", "tokens"] = "text"
+    """How turns of a chat are written: User: ..., or with control tokens of their own, which are
+    added to the vocabulary (--method full)."""
+    held_out: float = 0.05
+    """Share of documents kept for validation."""
+    check: tuple[Path, ...] = ()
+    """Files of evaluation texts; how much of them is among the training texts is reported."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fine-tuned. What is left open is chosen for the model, the texts and this
+    machine, and written into the run's recipe.toml.
+    """
+
+    texts: Texts = Texts()
+    method: Method | None = None
+    """full: every weight. lora: low-rank changes to every linear map. top: the last blocks. bias:
+    bias terms only. The first of full and lora that fits into memory, if not given."""
+    layers: int = 2
+    """top: how many blocks."""
+    rank: int = 16
+    """lora: rank of the changes."""
+    alpha: float = 32.0
+    """lora: changes count alpha / rank times."""
+    lora_dropout: float = 0.05
+    """lora: dropout of what goes into the changes."""
+    optimizer: Name | None = None
+    """adamw; adamw8bit (bitsandbytes); or adafactor, whose gradients are never held together."""
+    weights: Weights | None = None
+    """Number format that weights are kept in; bfloat16 halves them, for lora and adafactor."""
+    checkpoint_blocks: bool | None = None
+    """Compute activations again in the backward pass, to save memory."""
+    epochs: float = 3.0
+    """How often the texts are read."""
+    steps: int | None = None
+    """Optimizer steps, in place of epochs."""
+    minutes: float | None = None
+    """Wall-clock budget, in place of epochs."""
+    learning_rate: float | None = None
+    """Peak rate: 5e-5 for full, 2e-4 for lora, 1e-4 for top, 1e-3 for bias; ten times that for
+    adafactor, whose steps are relative to a weight's size."""
+    batch: int = 8
+    """Sequences per step."""
+    context: int | None = None
+    """Tokens per sequence; the model's context, or less if the texts are short."""
+    dropout: float = 0.0
+    """Dropout inside the model."""
+    separate_documents: bool | None = None
+    """Let each document attend to itself only; so if the texts have prompts, if not given."""
+    evaluate: int | None = None
+    """Steps between validations; a twentieth of the run if not given."""
+    patience: int = _PATIENCE
+    """Validations, none better than the best, after which the run ends; 0 goes on."""
+    sample: int = 100
+    """Steps between samples; 0 writes none."""
+    prompts: tuple[str, ...] = ()
+    """What samples continue; beginnings of held-out texts if not given."""
+    seed: int = 0
+    """Of data order, dropout and new weights."""
+    device: str | None = None
+    """cpu or cuda; a CUDA card if there is one."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A run of fine-tuning."""
+
+    run: Path
+    steps: int
+    model: Path | None
+    """Folder of the finished model; None if the run was stopped and can be resumed."""
+    adapter: Path | None
+    """Folder of LoRA's changes alone."""
+    perplexity_before: float | None
+    """Of held-out text, per token, under the model as it was."""
+    perplexity: float | None
+    """The same under the best model of the run."""
+
+
+def finetune(
+    model: str | Path,
+    texts: str | Path,
+    out: str | Path = "runs/finetune",
+    settings: Settings | None = None,
+    *,
+    overwrite: bool = False,
+    **more: Any,
+) -> Finetuned:
+    """Fine-tune a model on texts; the run, and the model in it, are left in the folder `out`.
+
+    model: a checkpoint folder, a published size such as gpt2-xl, or hf:owner/name.
+    texts: a file or folder of .txt, .csv, .tsv, .jsonl, .json or Parquet, compressed or not.
+    more: fields of `Settings` (or of its `Texts`), as in `finetune("gpt2", "mine.txt", steps=200)`.
+    Raises UserError naming the file, row or setting that stands in the way.
+    """
+    settings = _with(settings or Settings(), more)
+    model, texts, run = str(model), Path(texts), Path(out)
+    if not texts.exists():
+        raise UserError(f"{texts} does not exist; check the path")
+    require_writable_folder(run)
+    # Before hours are spent on reading: a folder in use, a model that is not there, no room.
+    shards = _place(run, overwrite=overwrite)
+    folder.require_room(run, (str(shards),), overwrite=overwrite)
+    base = checkpoint.folder_of(model)
+    shape = checkpoint.from_hf_config(base / "config.json")
+    _choose(_draft(model, shape, settings, shape.n_positions), settings)
+    some, tokenizer = _prepare(base, texts, shards, settings)
+    recipe = _recipe(model, shape, tokenizer, shards, settings, some=some)
+    made = runs.start(recipe, run, overwrite=overwrite)
+    return outcome(run, made)
+
+
+def outcome(run: Path, made: Path | None) -> Finetuned:
+    """What a run of fine-tuning has come to; made: as `start` and `resume` return it."""
+    last = state.list_checkpoints(run)[-1]
+    facts = read_json(last / checkpoint.METADATA)
+    adapter = run / ADAPTER
+    return Finetuned(
+        run,
+        int(facts["step"]),
+        made and run / MODEL,
+        adapter if made and adapter.exists() else None,
+        _perplexity(facts.get("validation_loss_before")),
+        _perplexity(facts.get("best_validation_loss")),
+    )
+
+
+def plan(model: str, settings: Settings) -> tuple[list[Choice], Choice | None, int]:
+    """Every way to fine-tune a model, the one that would be taken, and the bytes there are.
+
+    Published sizes are not fetched for it.
+    """
+    shape = _shape(model)
+    draft = _draft(model, shape, settings, settings.context or shape.n_positions)
+    limit = room(torch.device(draft.train.device or "cpu"))
+    found = choices(draft, limit)
+    try:
+        taken = choose(found, **_asked(settings))
+    except UserError:
+        taken = None
+    return found, taken, limit
+
+
+def _with(settings: Settings, more: dict[str, Any]) -> Settings:
+    texts = {name: more.pop(name) for name in list(more) if name in Texts.__annotations__}
+    unknown = [name for name in more if name not in Settings.__annotations__]
+    if unknown:
+        raise UserError(
+            f"finetune has no setting {unknown[0]!r}; it has {', '.join(Settings.__annotations__)}"
+        )
+    return replace(settings, texts=replace(settings.texts, **texts), **more)
+
+
+def _place(run: Path, *, overwrite: bool) -> Path:
+    """Where the shards go: beside those of an older run, which may have to be brought back."""
+    if not overwrite or not folder.recipe_file(run).exists():
+        return run / "data"
+    return next(p for n in range(2, 1000) if not (p := run / f"data-{n}").exists())
+
+
+def _shape(model: str) -> GPT2Config:
+    repository = None if Path(model).exists() else PUBLISHED.get(model)
+    for size in SIZES:
+        if repository is not None and PUBLISHED[size] == repository:
+            return GPT2Config.named(size)
+    return checkpoint.from_hf_config(checkpoint.folder_of(model) / "config.json")
+
+
+def _draft(model: str, shape: GPT2Config, settings: Settings, context: int) -> Recipe:
+    """A recipe that says all but how the memory is spent."""
+    device = named_or_best_device(settings.device)
+    lora = Shape(settings.rank, settings.alpha, settings.lora_dropout)
+    dtype = cast(Dtype, fastest_dtype(torch.device(device)))
+    if settings.batch < 1:
+        raise UserError(f"batch is {settings.batch}; it must be at least 1")
+    context = min(context, settings.context or context)
+    return Recipe(
+        model=replace(shape, dropout=settings.dropout),
+        finetune=Finetune(model, "full", settings.layers, lora),
+        optimizer=Optimizer(weight_decay=0.01, beta2=0.999, warmup=0.03, final=0.0),
+        train=Train(
+            steps=1, batch_tokens=settings.batch * context, context=context, micro_batch=1,
+            dtype=dtype, device=device, seed=settings.seed, patience=settings.patience,
+            result="best",
+        ),
+    )  # fmt: skip
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    names = ("method", "optimizer", "weights", "checkpoint_blocks")
+    asked = {name: getattr(settings, name) for name in names}
+    if settings.texts.chat == "tokens" and asked["method"] is None:
+        asked["method"] = "full"
+    return asked
+
+
+def _choose(draft: Recipe, settings: Settings) -> Choice:
+    limit = room(torch.device(draft.train.device or "cpu"))
+    return choose(choices(draft, limit), **_asked(settings))
+
+
+def _prepare(base: Path, texts: Path, shards: Path, settings: Settings) -> tuple[bool, Tokenizer]:
+    """Write shards; return whether some tokens are only read, and the tokenizer."""
+    how = settings.texts
+    form = TOKENS if how.chat == "tokens" else PLAIN
+
+    def reading(path: Path) -> Read:
+        documents: Documents = "blank-lines" if how.blank_lines else "auto"
+
+        def read(found: Reading) -> Iterator[Example]:
+            return read_examples(
+                path, found, documents=documents, column=how.column, encoding=how.encoding,
+                form=form,
+            )  # fmt: skip
+
+        return read
+
+    tokenizer = Tokenizer.load(base)
+    first = list(islice(reading(texts)(Reading()), 100))
+    if any(example.conversation for example in first):
+        tokenizer = tokenizer.for_chats(form.template, form.specials)
+    for path in how.check:
+        if not path.exists():
+            raise UserError(f"check: {path} does not exist; check the path")
+    report = prepare(
+        reading(texts), tokenizer, shards,
+        held_out=how.held_out, step=_step, overwrite=True,
+        others={path.name: reading(path) for path in how.check},
+    )  # fmt: skip
+    _tell(report, shards)
+    return has_prompts(first), tokenizer
+
+
+def has_prompts(examples: Sequence[Example]) -> bool:
+    """Whether some text is there to be read only."""
+    return any(not part.learned for example in examples for part in example.parts)
+
+
+def _step(label: str) -> AbstractContextManager[Any]:
+    return step(label)
+
+
+def _tell(report: dict[str, Any], shards: Path) -> None:
+    """A few lines about what was read; all of it is in report.json."""
+    lines = [
+        f"{report['examples']['train']:,} texts to learn from, {report['examples']['val']:,} held "
+        f"out; {report['learned_tokens']['train']:,} tokens to learn"
+    ]
+    if report["rejected"]:
+        lines.append(f"{report['rejected']:,} rows left out, of them:")
+        lines += [f"  {row}" for row in report["rejected_rows"][:3]]
+    lines += [f"{file} is taken to be {name}" for file, name in report["guessed_encodings"].items()]
+    near = report["near_duplicates"]
+    if near and near["found"]:
+        lines.append(f"{near['found']:,} texts are nearly the same as one before them")
+    for name, found in report["overlap"].items():
+        lines.append(
+            f"{name}: {100 * found['share']:.1f} % of its 13-grams, and {found['known']:,} of its "
+            f"{found['texts']:,} texts, are among those to learn from"
+        )
+    for line in [*lines, f"see {shards / 'report.json'}"]:
+        console().print(line, markup=False)
+
+
+def _recipe(
+    model: str,
+    shape: GPT2Config,
+    tokenizer: Tokenizer,
+    shards: Path,
+    settings: Settings,
+    *,
+    some: bool,
+) -> Recipe:
+    """Everything that was left open, decided."""
+    tokens = len(open_split(shards, "train"))
+    longest = max(8, tokens // _LEAST_SEQUENCES)
+    draft = _draft(model, shape, settings, min(shape.n_positions, longest))
+    choice = _choose(draft, settings)
+    way = choice.way
+    recipe = applied(draft, way, choice.micro_batch)
+    per_epoch = max(1, (tokens - 1) // recipe.context - 1)
+    steps = settings.steps
+    if steps is None and settings.minutes is None:
+        steps = max(1, math.ceil(settings.epochs * per_epoch / settings.batch))
+    rate = _RATES[way.method] * (_RELATIVE if way.optimizer == "adafactor" else 1.0)
+    every = settings.evaluate or max(1, (steps or 20 * _VALIDATIONS) // _VALIDATIONS)
+    more = tokenizer.size > shape.vocab_size
+    return replace(
+        recipe,
+        model=replace(recipe.model, vocab_size=max(shape.vocab_size, tokenizer.size)),
+        finetune=replace(recipe.finetune, vocab_size=tokenizer.size if more else None),
+        data=Data(
+            path=str(shards),
+            separate_documents=some if settings.separate_documents is None
+            else settings.separate_documents,
+        ),
+        optimizer=replace(recipe.optimizer, learning_rate=settings.learning_rate or rate),
+        train=replace(recipe.train, steps=steps, minutes=settings.minutes),
+        every=Every(
+            evaluate=every, save=every, windows=_windows(steps, settings.batch),
+            sample=settings.sample,
+            prompts=settings.prompts or _beginnings(shards, tokenizer),
+        ),
+    )  # fmt: skip
+
+
+def _windows(steps: int | None, batch: int) -> int:
+    """Validation windows, so few that all validations take about a tenth of the run's time."""
+    sequences = (steps or 1000) * batch
+    return min(128, max(8, 3 * sequences // (10 * _VALIDATIONS)))
+
+
+def _beginnings(shards: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Prompts of held-out texts, or their first words."""
+    ids = open_split(shards, "val")
+    flags = open_split(shards, "val-learned") if has_split(shards, "val-learned") else None
+    found: list[str] = []
+    start = 0
+    while start < len(ids) - 1 and len(found) < _PROMPTS:
+        text = ids.slice(start + 1, min(512, len(ids) - start - 1))
+        ends = (text == tokenizer.end_of_text).nonzero()[0]
+        length = int(ends[0]) if len(ends) else len(text)
+        given = 0
+        if flags is not None:
+            learned = flags.slice(start + 1, length).nonzero()[0]
+            given = int(learned[0]) if len(learned) else length
+        shown = tokenizer.decode(text[: given or min(_PROMPT_TOKENS, length)])
+        if not given and len(shown.split()) > 1:  # of plain text, whole words
+            shown = shown[: len(shown.rstrip()) - len(shown.split()[-1])].rstrip()
+        if shown.strip():
+            found.append(shown)
+        start += length + 1
+    return tuple(found)
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return None if loss is None else math.exp(min(loss, 700.0))
