@@ -233,7 +233,7 @@ class Trainer:
         batches = self._batches_with_shares(now, upcoming)
         for number, (samples, (x_BT, y_BT, share)) in enumerate(zip(now, batches, strict=True)):
             self._at()
-            if self.recipe.model.dropout:
+            if self.recipe.draws:
                 # Of the samples, not of the process, so that it is the same on any number of them.
                 key = np.random.SeedSequence((self.recipe.train.seed, int(samples[0])))
                 torch.manual_seed(int(key.generate_state(1, np.uint32)[0]))

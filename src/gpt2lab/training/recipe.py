@@ -315,6 +315,12 @@ class Recipe:
             )
 
     @property
+    def draws(self) -> bool:
+        """Whether a forward pass draws random numbers."""
+        tune = self.finetune
+        return self.model.dropout > 0 or (tune.method == "lora" and tune.lora.dropout > 0)
+
+    @property
     def _whole(self) -> bool:
         """Whether every process holds every weight whole."""
         return self.parallel.strategy == "ddp" and self.parallel.tensor == 1
