@@ -265,6 +265,14 @@ def test_bad_input(tmp_path, base, texts, small_tokenizer):
     assert not [p for p in run.glob("*") if p.name not in (".lock", "data")] if run.exists() else 1
 
 
+def test_another_script_is_told(tmp_path, base, capsys):
+    path = tmp_path / "mine.txt"
+    path.write_text("<|endoftext|>".join(f"Буря мглою небо кроет, {i}" for i in range(200)))
+    done = finetune(base, path, tmp_path / "run", small(steps=2))
+    assert "it was made for another language or script" in capsys.readouterr().err
+    assert done.perplexity
+
+
 def csv(folder, text):
     path = folder / "a.csv"
     path.write_text(text)

@@ -1,6 +1,9 @@
 """Examples as token shards: which tokens count, and which examples are held out."""
 
 import json
+import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -96,3 +99,44 @@ def test_what_cannot_be_prepared(tmp_path, small_tokenizer, records, how, words)
     with pytest.raises(UserError, match=words):
         made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out", **how)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.txt", None),
+        ("a.jsonl", "no example was read; a.jsonl: .*a line of over"),
+        ("a.csv", "a.csv has a line of over 33,554,432 characters; is it a table"),
+        ("a.json", "a.json is too large to be read whole"),
+    ],
+)
+def test_a_line_of_a_gigabyte_in_bounded_memory(tmp_path, small_tokenizer, name, words):
+    """Read, or refused in a sentence, by a process that never holds it."""
+    small_tokenizer.save(tmp_path / "tokenizer")
+    line = b"the cat sat on the mat and it was late " * 26_000
+    with (tmp_path / name).open("wb") as file:
+        for _ in range(1060):
+            file.write(line)
+    code = f"""
+import contextlib, resource
+from pathlib import Path
+from gpt2lab.errors import UserError
+from gpt2lab.tokenizer.bpe import Tokenizer
+from gpt2lab.training.examples import read_examples
+from gpt2lab.training.prepared import prepare
+here = Path({str(tmp_path)!r})
+try:
+    tokenizer = Tokenizer.load(here / "tokenizer")
+    report = prepare(lambda r: read_examples(here / {name!r}, r), tokenizer, here / "out",
+                     held_out=0.1, step=lambda _: contextlib.nullcontext())
+    print(report["examples"])
+except UserError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, peak = done.stdout.strip().splitlines()
+    assert int(peak) < 1000, "MiB"
+    assert re.search(words, said) if words else "'val'" in said
+    assert (tmp_path / "out").exists() == (words is None)

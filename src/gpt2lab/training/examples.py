@@ -23,6 +23,8 @@ from gpt2lab.errors import DamagedInput, UserError
 from gpt2lab.training.records import LONGEST, PLAIN, Example, Form, Part, UnfitError, examples_of
 
 TABLES = (".csv", ".tsv")
+# A plain text of more characters is cut; a row may be longer, but not than LONGEST.
+LONGEST_TEXT = 2 << 20
 # How much of a file its encoding is told from.
 _SAMPLE = 1 << 20
 _MARKS = (
@@ -213,9 +215,9 @@ def _texts(pieces: Iterator[str], documents: Documents) -> Iterator[str]:
     for piece in pieces:
         *whole, rest = mark.split(rest + piece)
         yield from (text.strip("\n") for text in whole)
-        while len(rest) > LONGEST:
-            cut = rest.rfind(" ", LONGEST // 2, LONGEST)
-            cut = cut if cut > 0 else LONGEST
+        while len(rest) > LONGEST_TEXT:
+            cut = rest.rfind(" ", LONGEST_TEXT // 2, LONGEST_TEXT)
+            cut = cut if cut > 0 else LONGEST_TEXT
             yield rest[:cut]
             rest = rest[cut:]
     yield rest.strip("\n")

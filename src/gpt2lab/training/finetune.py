@@ -16,6 +16,7 @@ import torch
 from gpt2lab.corpus.shards import has_split, open_split
 from gpt2lab.doctor import fastest_dtype, named_or_best_device
 from gpt2lab.errors import UserError
+from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import checkpoint
 from gpt2lab.model.config import SIZES, GPT2Config
 from gpt2lab.progress import console, step
@@ -40,6 +41,8 @@ _VALIDATIONS, _PATIENCE = 20, 4
 # Training text is at least so many sequences, lest it be seen in one place only.
 _LEAST_SEQUENCES = 16
 _PROMPTS, _PROMPT_TOKENS = 3, 16
+# GPT-2's vocabulary has about four characters of English a token, one of Russian, half of Chinese.
+_FEW_CHARACTERS = 1.4
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,18 @@ class Finetuned:
     """Of held-out text, per token, under the model as it was."""
     perplexity: float | None
     """The same under the best model of the run."""
+
+    def write(self, prompt: str = "", max_tokens: int = 100, seed: int = 0) -> str:
+        """What the finished model writes after a prompt; UserError if there is none yet."""
+        if self.model is None:
+            raise UserError(f"the run in {self.run} was stopped; resume it before it can write")
+        made = checkpoint.load(self.model)
+        if made.tokenizer is None:
+            raise UserError(f"{self.model} has lost its tokenizer; copy that of the base there")
+        request = Request(
+            tuple(made.tokenizer.encode(prompt)), max_tokens, Sampling(0.8, top_k=40), seed
+        )
+        return generate(made.model, made.tokenizer, [request])[0].text
 
 
 def finetune(
@@ -305,6 +320,11 @@ def _tell(report: dict[str, Any], shards: Path) -> None:
         lines.append(f"{report['rejected']:,} rows left out, of them:")
         lines += [f"  {row}" for row in report["rejected_rows"][:3]]
     lines += [f"{file} is taken to be {name}" for file, name in report["guessed_encodings"].items()]
+    if report["characters_per_token"] < _FEW_CHARACTERS:
+        lines.append(
+            f"the vocabulary takes a token for every {report['characters_per_token']:.1f} "
+            "characters: it was made for another language or script, so expect slow learning"
+        )
     near = report["near_duplicates"]
     if near and near["found"]:
         lines.append(f"{near['found']:,} texts are nearly the same as one before them")

@@ -71,8 +71,13 @@ def plot(runs: list[Path], out: Path) -> list[Path]:
         raise UserError("plots need matplotlib; pip install 'gpt2lab[plot]'") from None
     curves = [read_curve(run) for run in runs]
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 7), layout="constrained")
-        _draw(figure, curves)
+        sampled = any("sample_copied" in line for curve in curves for line in curve.metrics)
+        rows = 3 if sampled else 2
+        figure = Figure(figsize=(12, 3.5 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3)
+        _draw(axes, curves)
+        if sampled:
+            _draw_samples(axes[2], curves)
     paths = [out.with_name(out.name + suffix) for suffix in (".png", ".html")]
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg")
@@ -84,10 +89,29 @@ def plot(runs: list[Path], out: Path) -> list[Path]:
     return paths
 
 
-def _draw(figure: Any, curves: list[Curve]) -> None:
+def _draw_samples(axes: Any, curves: list[Curve]) -> None:
+    """How varied samples are, and how much of them is copied from the training text."""
+    for ax, (key, label) in zip(
+        axes,
+        (
+            ("sample_distinct_2", "samples: different bigrams, share"),
+            ("sample_copied", "samples: 8-grams that stand in the training text, share"),
+            ("sample_longest_copy", "samples: longest copied stretch, tokens"),
+        ),
+        strict=True,
+    ):
+        for i, curve in enumerate(curves):
+            found = [(m["tokens"], m[key]) for m in curve.metrics if m.get(key) is not None]
+            ax.plot(*zip(*found, strict=True) if found else ([], []),
+                    color=_COLOURS[i % len(_COLOURS)], lw=1.6, marker="o", ms=3)  # fmt: skip
+        top = 1.02 if key != "sample_longest_copy" else None
+        ax.set(xlabel="tokens", ylabel=label, ylim=(0, top))
+        ax.grid(alpha=0.25, lw=0.5)
+
+
+def _draw(axes: Any, curves: list[Curve]) -> None:
     from matplotlib.ticker import EngFormatter
 
-    axes = figure.subplots(2, 3)
     against = (("tokens", "tokens"), ("hours", "hours"), ("flops", "training FLOPs"))
     below = (
         ("grad_norm", "gradient norm", 1.0),
@@ -113,7 +137,7 @@ def _draw(figure: Any, curves: list[Curve]) -> None:
         ax.set(xlabel=label, ylabel="loss, nats per token", ylim=_sensible(curves))
     for ax, (_, label, _) in zip(axes[1], below, strict=True):
         ax.set(xlabel="tokens", ylabel=label, ylim=(0, None))
-    for ax in axes.flat:
+    for ax in (*axes[0], *axes[1]):
         ax.grid(alpha=0.25, lw=0.5)
         if ax.get_xlabel() == "tokens":
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))

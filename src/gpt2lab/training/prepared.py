@@ -20,8 +20,8 @@ from gpt2lab.training.near import NearDuplicates, overlap
 from gpt2lab.training.records import Example, Part
 
 REPORT = "report.json"
-# Examples that are tokenised together.
-_BATCH = 512
+# Examples, and characters, that are tokenised together.
+_BATCH, _BATCH_CHARS = 512, 8 << 20
 
 Read = Callable[[Reading], Iterator[Example]]
 
@@ -38,8 +38,12 @@ class _Split:
     tokens: ShardWriter
     flags: ShardWriter
     learned: int = 0
+    read: int = 0
+    characters: int = 0
 
-    def add(self, ids: Sequence[int], flags: Sequence[int]) -> None:
+    def add(self, text: str, ids: Sequence[int], flags: Sequence[int]) -> None:
+        self.read += len(ids)
+        self.characters += len(text)
         # The `<|endoftext|>` before a text is the end of the one before, and learned.
         self.tokens.add(ids)
         self.flags.add(flags)
@@ -84,17 +88,16 @@ def prepare(
             )
             for name in ("train", "val")
         }
-        examples = _passages(read(Reading()))
         near = NearDuplicates()
-        while batch := list(islice(examples, _BATCH)):
+        for batch in _batches(_passages(read(Reading()))):
             near.add([example.text for example in batch])
             for example, ids, flags in _tokens(batch, tokenizer):
                 side = "val" if _number(example.group) <= limit else "train"
-                splits[side].add(ids, flags)
+                splits[side].add(example.text, ids, flags)
         report = _report(splits, reading, len(texts) - len(np.unique(texts)))
         entries: dict[str, dict[str, Any]] = {}
         for name, split in splits.items():
-            split.add([], [])  # the end of the last text
+            split.add("", [], [])  # the end of the last text
             entries |= {name: split.tokens.close(), learned(name): split.flags.close()}
         tokenizer.save(folder / "tokenizer")
         write_index(folder, tokenizer.digest, entries)
@@ -112,6 +115,11 @@ def _report(splits: dict[str, _Split], reading: Reading, repeated: int) -> dict[
     return {
         "examples": {name: split.tokens.documents for name, split in splits.items()},
         "learned_tokens": {name: split.learned for name, split in splits.items()},
+        "characters_per_token": round(
+            sum(split.characters for split in splits.values())
+            / max(1, sum(split.read for split in splits.values())),
+            3,
+        ),
         "repeated": repeated,
         "rejected": reading.rejected,
         "rejected_rows": reading.told,
@@ -127,6 +135,19 @@ def _passages(examples: Iterator[Example]) -> Iterator[Example]:
             Example((Part(piece, True),), e.where) for e in first for piece in passages(e.text)
         ]
     return chain(first, examples)
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += len(example.text)
+        if len(batch) == _BATCH or size >= _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _number(text: str) -> int:

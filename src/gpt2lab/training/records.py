@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# The longest document, row or line, in characters: a longer text is cut, a longer row refused.
+# The longest field of a row, or line, in characters; longer ones are refused.
 LONGEST = 16 << 20
 ROLES = ("system", "user", "assistant")
 
