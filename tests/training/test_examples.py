@@ -218,6 +218,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch, name, content, error, 
 def test_one_endless_line(tmp_path, monkeypatch):
     """Cut where a word ends in a text, refused in a table or as JSON; never held whole."""
     monkeypatch.setattr(examples, "LONGEST", 100)
+    monkeypatch.setattr(examples, "LONGEST_TEXT", 100)
     monkeypatch.setattr("gpt2lab.corpus.compressed.PIECE", 64)
     monkeypatch.setattr("gpt2lab.corpus.compressed.MAX_LINE", 200)
     text = "word " * 200

@@ -24,7 +24,7 @@ from gpt2lab.training.recipe import Every, Finetune, Optimizer, Recipe, Train
 from gpt2lab.training.start import starting_model
 from small_runs import StopAt, losses, same, sentence, weights
 
-REFERENCE = Path(__file__).parents[1] / "models" / "reference-1M"
+REFERENCE = Path(__file__).parents[1] / "models" / "reference-3M"
 SHAPE = GPT2Config(n_layer=3, n_head=2, n_embd=32, n_positions=64, vocab_size=300)
 
 
@@ -127,16 +127,16 @@ def test_samples_and_their_curves(tmp_path, base):
     rows = [{"prompt": f"line {n % 4}:", "completion": " " + sentence(n % 4)} for n in range(60)]
     path.write_text("".join(json.dumps(row | {"prompt": row["prompt"] + " " * (n // 4)}) + "\n"
                             for n, row in enumerate(rows)))  # fmt: skip
-    settings = small(steps=300, sample=150, evaluate=150, patience=0, learning_rate=1e-2)
+    settings = small(steps=300, sample=50, evaluate=150, patience=0, learning_rate=1e-2)
     done = finetune(base, path, tmp_path / "run", settings)
     lines = [json.loads(line) for line in (done.run / "samples.jsonl").read_text().splitlines()]
     prompts = runs.saved_recipe(done.run).every.prompts
     assert len(prompts) == 3 and all(p.startswith("line ") and p.endswith(":") for p in prompts)
     assert [(m["step"], m["prompt"]) for m in lines] == [
-        (s, p) for s in (150, 300) for p in prompts
+        (s, p) for s in range(50, 301, 50) for p in prompts
     ]
-    first, last = (m for m in read_metrics(done.run) if "sample_copied" in m)
-    assert last["sample_copied"] > first["sample_copied"] + 0.2
+    first, *_, last = (m for m in read_metrics(done.run) if "sample_copied" in m)
+    assert last["sample_copied"] > first["sample_copied"] + 0.1
     assert 0 < last["sample_distinct_2"] <= 1 and last["sample_longest_copy"] >= 8
     assert {m["finish_reason"] for m in lines} <= {"length", "end_of_text"}
 
@@ -154,12 +154,15 @@ def test_merged_is_unmerged(tmp_path, base, texts):
 
 
 def test_shakespeare(tmp_path, data):
-    """A small model that knows web pages reads plays; LoRA comes within 3 % of moving it all."""
+    """A small model that knows web pages reads plays; LoRA comes within 3 % of moving it all.
+
+    Both at ten times the default rates, as the model is forty times as small as the smallest GPT-2.
+    """
     plays = data / "corpus" / "tinyshakespeare.txt.zst"
     found = {}
-    for method, rate in (("full", 1e-3), ("lora", 4e-3)):
-        settings = Settings(method=method, rank=16, steps=60, learning_rate=rate, context=128,
-                            evaluate=20, sample=0, device="cpu")  # fmt: skip
+    for method, rate in (("full", 5e-4), ("lora", 2e-3)):
+        settings = Settings(method=method, rank=64, alpha=128.0, steps=120, learning_rate=rate,
+                            context=128, evaluate=40, sample=0, device="cpu")  # fmt: skip
         found[method] = finetune(REFERENCE, plays, tmp_path / method, settings)
     full, adapted = found["full"], found["lora"]
     assert full.perplexity < 0.8 * full.perplexity_before
