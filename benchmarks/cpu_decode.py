@@ -217,10 +217,9 @@ def weight_bytes(folder, form):
 
 def files(folder, vocabulary):
     """The same weights for all: a checkpoint folder, and beside it the peers' own forms."""
-    import torch
-
     from gpt2lab.model import GPT2, GPT2Config
     from gpt2lab.model.checkpoint import load, save
+    from gpt2lab.model.gguf import write_gguf
     from gpt2lab.tokenizer import Tokenizer
 
     if folder.exists():
@@ -233,8 +232,8 @@ def files(folder, vocabulary):
 
     for form in ("float32", "int8"):
         TransformersConverter(str(folder)).convert(f"{folder}.ct2.{form}", quantization=form)
-    gguf_file(model, folder, torch.float32, "f32")
-    gguf_file(model, folder, torch.float16, "f16")
+    for form in ("f32", "f16"):
+        write_gguf(Path(f"{folder}.{form}.gguf"), model, tokenizer, form, folder.name)
     import llama_cpp
 
     for form, number in (("q8_0", 7), ("q4_0", 2), ("q4_K", 15)):
@@ -242,43 +241,6 @@ def files(folder, vocabulary):
         params.ftype, params.nthread = number, THREADS
         source, target = f"{folder}.f32.gguf".encode(), f"{folder}.{form}.gguf".encode()
         assert llama_cpp.llama_model_quantize(source, target, params) == 0
-
-
-def gguf_file(model, folder, dtype, form):
-    """llama.cpp's form of a GPT-2: names as in its gguf-py/gguf/constants.py."""
-    import gguf
-
-    c = model.config
-    w = gguf.GGUFWriter(f"{folder}.{form}.gguf", "gpt2")
-    w.add_block_count(c.n_layer)
-    w.add_context_length(c.n_positions)
-    w.add_embedding_length(c.n_embd)
-    w.add_feed_forward_length(4 * c.n_embd)
-    w.add_head_count(c.n_head)
-    w.add_layer_norm_eps(1e-5)
-    w.add_file_type(0 if form == "f32" else 1)
-    table = json.loads((folder / "vocab.json").read_text())
-    merges = (folder / "merges.txt").read_text().splitlines()[1:]
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("gpt-2")
-    w.add_token_list(sorted(table, key=table.get))
-    w.add_token_merges(merges)
-    w.add_bos_token_id(50256)
-    w.add_eos_token_id(50256)
-    names = {
-        "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm",
-        "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "ln_2": "ffn_norm",
-        "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
-    }  # fmt: skip
-    for name, p in model.state_dict().items():
-        stem, _, kind = name.rpartition(".")
-        head, _, rest = stem.removeprefix("h.").partition(".")
-        known = f"blk.{head}.{names[rest]}" if name.startswith("h.") else names[stem]
-        w.add_tensor(f"{known}.{kind}", (p.to(dtype) if p.ndim == 2 else p).detach().numpy())
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
 
 
 PANELS = {

@@ -18,18 +18,8 @@ CONTEXT, SEQUENCES, STEPS = 256, 8, 4
 CONTENDERS = ("ours-full", "theirs-full", "ours-lora", "theirs-lora")
 
 
-def token_ids():
-    import numpy as np
-
-    return np.random.default_rng(0).integers(50257, size=200_000).astype(np.uint16)
-
-
 def ours(base, method):
-    from gpt2lab.corpus.shards import Tokens
     from gpt2lab.model import GPT2Config
-    from gpt2lab.tokenizer import train
-    from gpt2lab.training.data import Data, Mixture, Windows
-    from gpt2lab.training.loop import Trainer
     from gpt2lab.training.recipe import Finetune, Optimizer, Recipe, Train
 
     recipe = Recipe(
@@ -41,9 +31,7 @@ def ours(base, method):
             context=CONTEXT, dtype="float32", device="cpu",
         ),
     )  # fmt: skip
-    windows = Windows(Tokens((token_ids(),), ""), CONTEXT, (0,))
-    data = Data(Mixture([windows], [1.0]), None, train(["abc"], 257))
-    trainer = Trainer(recipe, Path("unused"), data, {})
+    trainer = peers.random_trainer(recipe)
     trainer._step()
     began = time.perf_counter()
     for _ in range(STEPS):
@@ -63,7 +51,7 @@ def theirs(base, method):
             r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["c_attn", "c_proj", "c_fc"],
             fan_in_fan_out=True, task_type="CAUSAL_LM",
         ))  # fmt: skip
-    ids = torch.from_numpy(token_ids().astype("int64"))
+    ids = torch.from_numpy(peers.random_ids(50257).astype("int64"))
     windows = ids[: len(ids) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     times, losses = [], []
 

@@ -33,17 +33,20 @@ def nanogpt_model(path: str, *, layers, heads, width, context, vocab):
     )  # fmt: skip
 
 
-def random_trainer(recipe):
-    """Our trainer on random tokens."""
+def random_ids(vocabulary):
     import numpy as np
 
+    return np.random.default_rng(0).integers(vocabulary, size=500_000).astype(np.uint16)
+
+
+def random_trainer(recipe):
+    """Our trainer on random tokens."""
     from gpt2lab.corpus.shards import Tokens
     from gpt2lab.tokenizer import train
     from gpt2lab.training.data import Data, Mixture, Windows
     from gpt2lab.training.loop import Trainer
 
-    ids = np.random.default_rng(0).integers(recipe.model.vocab_size, size=500_000)
-    windows = Windows(Tokens((ids.astype(np.uint16),), ""), recipe.context, (0,))
+    windows = Windows(Tokens((random_ids(recipe.model.vocab_size),), ""), recipe.context, (0,))
     data = Data(Mixture([windows], [1.0]), None, train(["abc"], 257))
     return Trainer(recipe, Path("unused"), data, {})
 

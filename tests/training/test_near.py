@@ -2,11 +2,9 @@
 
 import random
 
-import numpy as np
 import pytest
 
-from gpt2lab.corpus.shards import Tokens
-from gpt2lab.training.near import NearDuplicates, overlap
+from gpt2lab.training.near import NearDuplicates, Overlap
 
 
 def text(seed, words=200):
@@ -32,10 +30,22 @@ def test_no_text_at_all():
     assert near.report() == {"compared": 0, "found": 0}
 
 
-def test_overlap(small_tokenizer):
-    known, unknown = text(1), text(2)
-    ids = small_tokenizer.encode(f"{text(3)} {known} {text(4)}")
-    training = Tokens((np.array(ids, np.uint16),), "")
-    found = overlap([known, unknown, "a b"], small_tokenizer, training)
-    assert (found["texts"], found["known"]) == (3, 1)
-    assert 0.4 < found["share"] < 0.6
+def test_overlap_is_what_evaluate_counts(tmp_path):
+    pytest.importorskip("numba")
+    from gpt2lab.evaluation.overlap import Training
+
+    known, half, unknown = text(1), f"{text(3)[:700]} {text(5)[:900]}", text(2)
+    learned = [f"{text(3)} {known.upper()}!", text(4)]
+    seen = Overlap()
+    seen.want("a", [known, half, unknown, "a b"])
+    seen.want("b", [unknown])
+    seen.add(learned[:1])
+    seen.add(learned[1:])
+    (tmp_path / "learned.txt").write_text("<|endoftext|>".join(learned))
+    theirs = Training.of(tmp_path / "learned.txt")
+    counts = [theirs.found(t) for t in (known, half, unknown, "a b")]
+    found = seen.report()
+    assert found["a"]["ngrams"] == sum(n for _, n in counts)
+    assert found["a"]["share"] == round(sum(n for n, _ in counts) / found["a"]["ngrams"], 4) > 0.4
+    assert (found["a"]["texts"], found["a"]["known"]) == (4, 1)
+    assert found["b"] == {"texts": 1, "known": 0, "ngrams": 193, "share": 0.0}

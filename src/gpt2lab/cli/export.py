@@ -51,14 +51,12 @@ def run(argv: Sequence[str]) -> None:
             f"--dtype {command.dtype} goes not with --to {command.to}; take one of "
             f"{', '.join(formats[command.to])}"
         )
-    from gpt2lab.model.export import require_floats
     from gpt2lab.progress import step
     from gpt2lab.storage import refuse_existing
 
     refuse_existing(command.out, overwrite=command.overwrite)
     with step(f"reading {command.model}"):
         found = _read(command)
-    require_floats(found)
     with step(f"writing {command.out}"):
         _write(command, found)
     out = command.out

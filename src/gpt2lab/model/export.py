@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from gpt2lab.errors import UserError
 from gpt2lab.model.checkpoint import METADATA, Checkpoint, disk_error, to_hf_config, to_hf_tensors
-from gpt2lab.model.quantize import Rounded
+from gpt2lab.model.quantize import require_floats
 from gpt2lab.model.tensors import INDEX
 from gpt2lab.storage import atomic_folder, write_json
 
@@ -37,7 +37,7 @@ def write_huggingface(
     from huggingface_hub import split_torch_state_dict_into_shards
 
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    require_floats(checkpoint)
+    require_floats(model)
     if shard_bytes is not None and shard_bytes < 1:
         raise UserError(f"the size of a shard is {shard_bytes} bytes; it must be at least 1")
     config = to_hf_config(model, tokenizer.end_of_text if tokenizer else None)
@@ -66,11 +66,3 @@ def write_huggingface(
         if tokenizer:
             tokenizer.save(temporary, max_length=model.config.n_positions)
         write_json(temporary / METADATA, dict(checkpoint.metadata))
-
-
-def require_floats(checkpoint: Checkpoint) -> None:
-    """Raise UserError if the weights have been rounded to int8 or int4, which no other opens."""
-    if any(isinstance(module, Rounded) for module in checkpoint.model.modules()):
-        raise UserError(
-            "the model's weights are rounded to int8 or int4; export the model they were made from"
-        )

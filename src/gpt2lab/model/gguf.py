@@ -16,6 +16,7 @@ from torch import Tensor
 from gpt2lab.errors import UserError
 from gpt2lab.model.checkpoint import TRANSPOSED, build, expected_shapes, to_hf_tensors
 from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.quantize import require_floats
 from gpt2lab.model.tensors import LoadedTensors
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_file
@@ -50,6 +51,7 @@ def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, form: Form, name: 
     name: what the file calls the model.
     """
     gguf = _package()
+    require_floats(model)
     config = model.config
     if config.activation != "gelu_tanh":
         raise UserError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2lab.errors import UserError
+from gpt2lab.model.quantize import require_floats
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder
 
@@ -34,6 +35,7 @@ def write_onnx(folder: Path, model: GPT2, *, overwrite: bool = False) -> None:
         import onnxscript  # noqa: F401 - what torch.onnx translates with
     except ImportError:
         raise UserError("ONNX needs onnx and onnxscript; pip install 'gpt2lab[export]'") from None
+    require_floats(model)
     limit = model.config.n_positions
     ids_BT = torch.zeros(2, min(8, limit), dtype=torch.int64)
     # A single token takes another way through the code; that of several serves it as well.

@@ -251,3 +251,11 @@ def check(form: str) -> None:
     """Refuse a name that is no format with a UserError."""
     if form not in FORMATS:
         raise UserError(f"dtype {form!r} is not known; it is one of {', '.join(FORMATS)}")
+
+
+def require_floats(model: nn.Module) -> None:
+    """Raise UserError if weights have been rounded to int8 or int4, which others cannot open."""
+    if any(isinstance(module, Rounded) for module in model.modules()):
+        raise UserError(
+            "the model's weights are rounded to int8 or int4; export the model they were made from"
+        )

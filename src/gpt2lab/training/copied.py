@@ -18,17 +18,15 @@ _FACTOR = np.uint64(6364136223846793005)
 U64 = npt.NDArray[np.uint64]
 
 
-def copied(
-    texts: Sequence[Sequence[int]], training: Tokens, n: int = N
-) -> list[npt.NDArray[np.bool_]]:
+def copied(texts: Sequence[Sequence[int]], training: Tokens) -> list[npt.NDArray[np.bool_]]:
     """Of each text's n-grams, in order, whether it stands in the training text."""
-    grams = [_grams(np.asarray(ids, np.int64), n) for ids in texts]
+    grams = [_grams(np.asarray(ids, np.int64)) for ids in texts]
     wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *grams]))
     found = np.zeros(len(wanted), bool)
     if len(wanted):
         end = min(len(training), MOST_TOKENS)
-        for start in range(0, end - n + 1, _PART):
-            there = _grams(training.slice(start, min(_PART + n - 1, end - start)), n)
+        for start in range(0, end - N + 1, _PART):
+            there = _grams(training.slice(start, min(_PART + N - 1, end - start)))
             places = np.searchsorted(wanted, there).clip(max=len(wanted) - 1)
             found[places[wanted[places] == there]] = True
     return [found[np.searchsorted(wanted, gram)] for gram in grams]
@@ -46,11 +44,11 @@ def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _grams(ids: npt.NDArray[np.int64], n: int) -> U64:
+def _grams(ids: npt.NDArray[np.int64]) -> U64:
     """A 64-bit hash of every n-gram."""
-    count = max(0, len(ids) - n + 1)
+    count = max(0, len(ids) - N + 1)
     total = np.zeros(count, np.uint64)
     values = ids.astype(np.uint64) + np.uint64(1)
-    for k in range(n):
+    for k in range(N):
         total = total * _FACTOR + values[k : k + count]
     return total ^ (total >> np.uint64(29))

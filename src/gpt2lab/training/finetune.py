@@ -4,10 +4,8 @@ A run is made of a recipe like any other; whatever is chosen here is written dow
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -73,7 +71,7 @@ class Settings:
     texts: Texts = Texts()
     method: Method | None = None
     """full: every weight. lora: low-rank changes to every linear map. top: the last blocks. bias:
-    bias terms only. The first of full and lora that fits into memory, if not given."""
+    bias terms only. What `gpt2lab finetune plan` marks, if not given."""
     layers: int = 2
     """top: how many blocks."""
     rank: int = 16
@@ -285,29 +283,16 @@ def _prepare(base: Path, texts: Path, shards: Path, settings: Settings) -> tuple
 
         return read
 
-    tokenizer = Tokenizer.load(base)
-    first = list(islice(reading(texts)(Reading()), 100))
-    if any(example.conversation for example in first):
-        tokenizer = tokenizer.for_chats(form.template, form.specials)
     for path in how.check:
         if not path.exists():
             raise UserError(f"check: {path} does not exist; check the path")
     report = prepare(
-        reading(texts), tokenizer, shards,
-        held_out=how.held_out, step=_step, overwrite=True,
+        reading(texts), Tokenizer.load(base), shards,
+        form=form, held_out=how.held_out, step=step, overwrite=True,
         others={path.name: reading(path) for path in how.check},
     )  # fmt: skip
     _tell(report, shards)
-    return has_prompts(first), tokenizer
-
-
-def has_prompts(examples: Sequence[Example]) -> bool:
-    """Whether some text is there to be read only."""
-    return any(not part.learned for example in examples for part in example.parts)
-
-
-def _step(label: str) -> AbstractContextManager[Any]:
-    return step(label)
+    return report["prompts"], Tokenizer.load(shards / "tokenizer")
 
 
 def _tell(report: dict[str, Any], shards: Path) -> None:
@@ -328,10 +313,10 @@ def _tell(report: dict[str, Any], shards: Path) -> None:
     near = report["near_duplicates"]
     if near and near["found"]:
         lines.append(f"{near['found']:,} texts are nearly the same as one before them")
-    for name, found in report["overlap"].items():
+    for name, found in (report["overlap"] or {}).items():
         lines.append(
-            f"{name}: {100 * found['share']:.1f} % of its 13-grams, and {found['known']:,} of its "
-            f"{found['texts']:,} texts, are among those to learn from"
+            f"{name}: {100 * found['share']:.1f} % of its word 8-grams, and {found['known']:,} of "
+            f"its {found['texts']:,} texts, are among those to learn from"
         )
     for line in [*lines, f"see {shards / 'report.json'}"]:
         console().print(line, markup=False)

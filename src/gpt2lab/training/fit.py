@@ -89,8 +89,6 @@ def choices(recipe: Recipe, limit: int) -> list[Choice]:
 
     recipe: settled but for what a way says.
     """
-    if recipe.finetune.model == "":
-        recipe = replace(recipe, finetune=replace(recipe.finetune, model="a model"))
     return [_choice(recipe, way, limit) for way in WAYS]
 
 

@@ -1,36 +1,26 @@
 """What of the texts to learn from is there twice, and what of other texts is among them."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt2lab.corpus.shards import Tokens
-from gpt2lab.tokenizer.bpe import Tokenizer
-from gpt2lab.training.copied import copied
+U64 = npt.NDArray[np.uint64]
 
 # Near-duplicates: Jaccard similarity of word 5-grams, told from min-hashes. Bands of eight find a
 # pair at 0.8 with probability 0.95.
 _WORDS, _HASHES, _ROWS, _SIMILAR = 5, 128, 8, 0.8
 # Examples beyond so many are not compared: 640 bytes each are held.
 _MOST = 500_000
-# The n-grams, of tokens, by which another text is found among the training text.
-OVERLAP_N = 13
-_BATCH = 1024
+OVERLAP_WORDS = 8
 
 
 class NearDuplicates:
     """Counts texts that are nearly one that came before; without numba it counts none."""
 
     def __init__(self) -> None:
-        try:
-            from gpt2lab.corpus import kernels
-        except ImportError:
-            self._kernels = None
-        else:
-            self._kernels = kernels
+        self._kernels = _kernels()
         self._signatures: list[npt.NDArray[np.uint32]] = []
         self._held = 0
 
@@ -61,17 +51,60 @@ class NearDuplicates:
         return {"compared": len(keys), "found": int(found.sum())}
 
 
-def overlap(texts: Iterable[str], tokenizer: Tokenizer, training: Tokens) -> dict[str, Any]:
-    """How much of other texts stands in the training text, by 13-grams of tokens.
+class Overlap:
+    """How much of other texts stands in those to learn from, as `gpt2lab evaluate` and the paper
+    (section 4, table 6) count it: by word 8-grams, lower-cased and alphanumeric.
 
-    A text is held to be known if half of its 13-grams are there.
+    Those of the other texts are held exactly, and the texts to learn from pass by once. Without
+    numba nothing is found.
     """
-    texts = iter(texts)
-    grams = found = documents = known = 0
-    while batch := list(islice(texts, _BATCH)):
-        for flags in copied(tokenizer.encode_batch(batch), training, OVERLAP_N):
-            grams, found = grams + len(flags), found + int(flags.sum())
-            documents += 1
-            known += bool(len(flags)) and flags.mean() >= 0.5
+
+    def __init__(self) -> None:
+        self._kernels = _kernels()
+        self._wanted: dict[str, list[U64]] = {}
+        self._found: set[int] = set()
+        self._table = np.empty(0, np.uint64)
+
+    def want(self, name: str, texts: Iterable[str]) -> None:
+        """Take texts to look for, before any to learn from."""
+        if self._kernels is not None:
+            self._wanted[name] = [self._grams(text) for text in texts]
+            self._table = np.unique(np.concatenate([self._table, *self._wanted[name]]))
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Look through texts to learn from."""
+        if len(self._table):
+            for text in texts:
+                grams = self._grams(text)
+                self._found.update(grams[np.isin(grams, self._table)].tolist())
+
+    def report(self) -> dict[str, dict[str, Any]] | None:
+        """Of each name, the share of 8-grams found, and texts of which half are."""
+        if self._kernels is None:
+            return None
+        found = np.array(sorted(self._found), np.uint64)
+        return {
+            name: _share([np.isin(grams, found) for grams in each])
+            for name, each in self._wanted.items()
+        }
+
+    def _grams(self, text: str) -> U64:
+        grams, ends = self._kernels.ngrams_and_ends(text.encode("utf-8", "replace"), OVERLAP_WORDS)
+        found: U64 = grams if len(ends) >= OVERLAP_WORDS else grams[:0]
+        return found
+
+
+def _share(flags: list[npt.NDArray[np.bool_]]) -> dict[str, Any]:
+    grams, found = sum(map(len, flags)), sum(int(f.sum()) for f in flags)
+    known = sum(bool(len(f)) and bool(f.mean() >= 0.5) for f in flags)
     share = round(found / grams, 4) if grams else 0.0
-    return {"texts": documents, "known": int(known), "ngrams": grams, "share": share}
+    return {"texts": len(flags), "known": known, "ngrams": grams, "share": share}
+
+
+def _kernels() -> Any:
+    """The corpus's compiled loops; None where numba is not installed."""
+    try:
+        from gpt2lab.corpus import kernels
+    except ImportError:
+        return None
+    return kernels

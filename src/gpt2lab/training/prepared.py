@@ -11,13 +11,13 @@ import numpy as np
 
 from gpt2lab.corpus.document import Document
 from gpt2lab.corpus.plaintext import FEW, passages
-from gpt2lab.corpus.shards import ShardWriter, open_split, write_index
+from gpt2lab.corpus.shards import ShardWriter, write_index
 from gpt2lab.errors import UserError
 from gpt2lab.storage import atomic_folder, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training.examples import Reading
-from gpt2lab.training.near import NearDuplicates, overlap
-from gpt2lab.training.records import Example, Part
+from gpt2lab.training.near import NearDuplicates, Overlap
+from gpt2lab.training.records import PLAIN, Example, Form, Part
 
 REPORT = "report.json"
 # Examples, and characters, that are tokenised together.
@@ -56,6 +56,7 @@ def prepare(
     out: Path,
     *,
     held_out: float,
+    form: Form = PLAIN,
     step: Callable[[str], AbstractContextManager[Any]],
     others: Mapping[str, Read] | None = None,
     overwrite: bool = False,
@@ -65,6 +66,8 @@ def prepare(
     read: gives the same examples each time; it is called twice, and no example is kept.
     held_out: share of examples for `val`, exactly and at least one, by each one's own text or
     conversation: the same is never on both sides.
+    form: how chats are written; its template, and the control tokens it needs, go into the
+    tokenizer that is left beside the shards, if there are chats.
     others: texts, evaluation sets say, that are looked for among those to learn from.
     Raises UserError if there is no example, or none is left to learn from.
     """
@@ -72,14 +75,21 @@ def prepare(
         raise UserError(f"held_out is {held_out}; it must be above 0 and below 1")
     reading = Reading()
     with step("reading"):
-        pairs = [(_number(e.text), _number(e.group)) for e in _passages(read(reading))]
-    texts, groups = np.array(pairs, np.uint64).reshape(-1, 2).T
+        pairs = []
+        prompts = chats = False
+        for example in _passages(read(reading)):
+            pairs.append((_number(example.text), _number(example.group)))
+            prompts |= not all(part.learned for part in example.parts)
+            chats |= bool(example.conversation)
+    numbers, groups = np.array(pairs, np.uint64).reshape(-1, 2).T
     every = np.unique(groups)
     if not pairs:
         raise UserError("no example was read; " + (reading.told[0] if reading.told else "no text"))
     if len(every) < 2:
         raise UserError("there is one example only; give more, so that some can be held out")
     limit = every[min(len(every) - 1, max(1, round(held_out * len(every)))) - 1]
+    if chats:
+        tokenizer = tokenizer.for_chats(form.template, form.specials)
     with step("tokenising"), atomic_folder(out, overwrite=overwrite) as folder:
         splits = {
             name: _Split(
@@ -88,25 +98,25 @@ def prepare(
             )
             for name in ("train", "val")
         }
-        near = NearDuplicates()
+        near, overlap = NearDuplicates(), Overlap()
+        for name, read_other in (others or {}).items():
+            overlap.want(name, (example.text for example in read_other(Reading())))
         for batch in _batches(_passages(read(Reading()))):
-            near.add([example.text for example in batch])
+            texts = [example.text for example in batch]
+            near.add(texts)
+            overlap.add(texts)
             for example, ids, flags in _tokens(batch, tokenizer):
                 side = "val" if _number(example.group) <= limit else "train"
                 splits[side].add(example.text, ids, flags)
-        report = _report(splits, reading, len(texts) - len(np.unique(texts)))
+        report = _report(splits, reading, len(numbers) - len(np.unique(numbers)))
         entries: dict[str, dict[str, Any]] = {}
         for name, split in splits.items():
             split.add("", [], [])  # the end of the last text
             entries |= {name: split.tokens.close(), learned(name): split.flags.close()}
         tokenizer.save(folder / "tokenizer")
         write_index(folder, tokenizer.digest, entries)
-        report["near_duplicates"] = near.report()
-        training = open_split(folder, "train")
-        report["overlap"] = {
-            name: overlap((e.text for e in read_other(Reading())), tokenizer, training)
-            for name, read_other in (others or {}).items()
-        }
+        report |= {"near_duplicates": near.report(), "overlap": overlap.report()}
+        report["prompts"] = prompts
         write_json(folder / REPORT, report)
     return report
 
