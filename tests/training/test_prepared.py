@@ -137,6 +137,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said, peak = done.stdout.strip().splitlines()
-    assert int(peak) < 1000, "MiB"
+    assert int(peak) < 700, "MiB; the line alone is 1,025"
     assert re.search(words, said) if words else "'val'" in said
     assert (tmp_path / "out").exists() == (words is None)

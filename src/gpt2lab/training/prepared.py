@@ -21,7 +21,9 @@ from gpt2lab.training.records import PLAIN, Example, Form, Part
 
 REPORT = "report.json"
 # Examples, and characters, that are tokenised together.
-_BATCH, _BATCH_CHARS = 512, 8 << 20
+_BATCH, _BATCH_CHARS = 512, 4 << 20
+# Tokens of a shard; a writer holds one, and four times its bytes while it is written.
+_SHARD = 1 << 24
 
 Read = Callable[[Reading], Iterator[Example]]
 
@@ -93,8 +95,8 @@ def prepare(
     with step("tokenising"), atomic_folder(out, overwrite=overwrite) as folder:
         splits = {
             name: _Split(
-                ShardWriter(folder, name, tokenizer.end_of_text),
-                ShardWriter(folder, learned(name), 1),
+                ShardWriter(folder, name, tokenizer.end_of_text, _SHARD),
+                ShardWriter(folder, learned(name), 1, _SHARD),
             )
             for name in ("train", "val")
         }
