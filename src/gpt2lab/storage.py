@@ -166,6 +166,19 @@ def require_writable_folder(path: Path, option: str = "--out") -> None:
         raise writing_failed(path, error) from error
 
 
+@contextlib.contextmanager
+def no_empty_folders(path: Path) -> Iterator[None]:
+    """On an error, remove `path` and its parents that were made meanwhile and hold nothing."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; OSError if it cannot be read."""
     with path.open("rb") as file:

@@ -1,6 +1,7 @@
 """Fine-tuning as people do it: a model, texts, and what is left in the run's folder."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -258,14 +259,21 @@ def test_bad_input(tmp_path, base, texts, small_tokenizer):
     refused("batch is 0; it must be at least 1", base, texts, run, batch=0)
     refused("finetune.layers is 9, .* has 3 blocks", base, texts, run, method="top", layers=9)
     refused("held_out is 1.5", base, texts, run, held_out=1.5)
-    refused("lora.rank is 0; it must be", base, texts, run, rank=0)
     refused("check: .*none.txt does not exist", base, texts, run, check=(tmp_path / "none.txt",))
     refused("no way to fine-tune has method bias, weights bfloat16", base, texts, run,
             method="bias", weights="bfloat16")  # fmt: skip
     bare = tmp_path / "bare"
     checkpoint.save(bare, GPT2(SHAPE), None, {})
     refused("holds no tokenizer", bare, texts, run)
-    assert not [p for p in run.glob("*") if p.name not in (".lock", "data")] if run.exists() else 1
+    for name, value in [
+        ("epochs", math.nan), ("epochs", 0), ("steps", -3), ("steps", 0), ("minutes", -1.0),
+        ("evaluate", -1), ("learning_rate", 0.0), ("learning_rate", -1.0), ("patience", -1),
+        ("sample", -1), ("context", 0), ("context", 65), ("rank", 0),
+        ("dropout", 2.0), ("seed", -1),
+    ]:  # fmt: skip
+        refused(name, base, texts, run, **{name: value})
+        assert not run.exists(), name
+    assert not run.exists(), "nothing half-written"
 
 
 def test_another_script_is_told(tmp_path, base, capsys):

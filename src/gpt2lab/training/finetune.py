@@ -18,7 +18,7 @@ from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import checkpoint
 from gpt2lab.model.config import SIZES, GPT2Config
 from gpt2lab.progress import console, step
-from gpt2lab.storage import read_json, require_writable_folder
+from gpt2lab.storage import no_empty_folders, read_json, require_writable_folder
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.hub import PUBLISHED
 from gpt2lab.training import folder, state
@@ -30,6 +30,7 @@ from gpt2lab.training.prepared import Read, prepare
 from gpt2lab.training.recipe import Data, Dtype, Every, Finetune, Method, Optimizer, Recipe, Train
 from gpt2lab.training.records import PLAIN, TOKENS, Example
 from gpt2lab.training.result import ADAPTER, MODEL
+from gpt2lab.training.start import starting_shape
 
 # Peak rates: of Adam's kind, and adafactor's, which is relative to the size of a weight.
 _RATES = {"full": 5e-5, "lora": 2e-4, "top": 1e-4, "bias": 1e-3}
@@ -39,6 +40,7 @@ _VALIDATIONS, _PATIENCE = 20, 4
 # Training text is at least so many sequences, lest it be seen in one place only.
 _LEAST_SEQUENCES = 16
 _PROMPTS, _PROMPT_TOKENS = 3, 16
+_MOST_EPOCHS = 1000
 # GPT-2's vocabulary has about four characters of English a token, one of Russian, half of Chinese.
 _FEW_CHARACTERS = 1.4
 
@@ -165,15 +167,17 @@ def finetune(
     model, texts, run = str(model), Path(texts), Path(out)
     if not texts.exists():
         raise UserError(f"{texts} does not exist; check the path")
-    require_writable_folder(run)
-    # Before hours are spent on reading: a folder in use, a model that is not there, no room.
-    shards = _place(run, overwrite=overwrite)
-    folder.require_room(run, (str(shards),), overwrite=overwrite)
-    base = checkpoint.folder_of(model)
-    shape = checkpoint.from_hf_config(base / "config.json")
-    _choose(_draft(model, shape, settings, shape.n_positions), settings)
-    some, tokenizer = _prepare(base, texts, shards, settings)
-    recipe = _recipe(model, shape, tokenizer, shards, settings, some=some)
+    with no_empty_folders(run):
+        require_writable_folder(run)
+        # Before hours are spent on reading: a folder in use, no room, what cannot be.
+        shards = _place(run, overwrite=overwrite)
+        folder.require_room(run, (str(shards),), overwrite=overwrite)
+        base = checkpoint.folder_of(model)
+        shape = checkpoint.from_hf_config(base / "config.json")
+        draft = _draft(model, shape, settings)
+        starting_shape(applied(draft, _choose(draft, settings).way, 1))
+        some, tokenizer = _prepare(base, texts, shards, settings)
+        recipe = _recipe(model, shape, tokenizer, shards, settings, some=some)
     made = runs.start(recipe, run, overwrite=overwrite)
     return outcome(run, made)
 
@@ -199,7 +203,7 @@ def plan(model: str, settings: Settings) -> tuple[list[Choice], Choice | None, i
     Published sizes are not fetched for it.
     """
     shape = _shape(model)
-    draft = _draft(model, shape, settings, settings.context or shape.n_positions)
+    draft = _draft(model, shape, settings)
     limit = room(torch.device(draft.train.device or "cpu"))
     found = choices(draft, limit)
     try:
@@ -234,24 +238,47 @@ def _shape(model: str) -> GPT2Config:
     return checkpoint.from_hf_config(checkpoint.folder_of(model) / "config.json")
 
 
-def _draft(model: str, shape: GPT2Config, settings: Settings, context: int) -> Recipe:
-    """A recipe that says all but how the memory is spent."""
+def _draft(model: str, shape: GPT2Config, settings: Settings, longest: int | None = None) -> Recipe:
+    """A recipe that says all but how the memory is spent.
+
+    longest: tokens a sequence may have where the texts are short and nothing else is asked for.
+    """
+    context = settings.context
+    if context is None:
+        context = min(shape.n_positions, longest or shape.n_positions)
     device = named_or_best_device(settings.device)
     lora = Shape(settings.rank, settings.alpha, settings.lora_dropout)
     dtype = cast(Dtype, fastest_dtype(torch.device(device)))
     if settings.batch < 1:
         raise UserError(f"batch is {settings.batch}; it must be at least 1")
-    context = min(context, settings.context or context)
+    if not 0 < settings.epochs <= _MOST_EPOCHS:
+        raise UserError(f"epochs is {settings.epochs}; it must be above 0, at most {_MOST_EPOCHS}")
+    if not 0 < context <= shape.n_positions:
+        raise UserError(f"context is {context}; the model takes 1 to {shape.n_positions} tokens")
+    given = settings.steps is not None or settings.minutes is not None
+    every = settings.evaluate or 1
     return Recipe(
         model=replace(shape, dropout=settings.dropout),
         finetune=Finetune(model, "full", settings.layers, lora),
-        optimizer=Optimizer(weight_decay=0.01, beta2=0.999, warmup=0.03, final=0.0),
+        optimizer=Optimizer(
+            learning_rate=_rate(settings, "full"),
+            weight_decay=0.01, beta2=0.999, warmup=0.03, final=0.0,
+        ),
         train=Train(
-            steps=1, batch_tokens=settings.batch * context, context=context, micro_batch=1,
-            dtype=dtype, device=device, seed=settings.seed, patience=settings.patience,
-            result="best",
+            steps=settings.steps if given else 1, minutes=settings.minutes,
+            batch_tokens=settings.batch * context, context=context, micro_batch=1, dtype=dtype,
+            device=device, seed=settings.seed, patience=settings.patience, result="best",
+        ),
+        every=Every(
+            evaluate=every, save=every, sample=settings.sample, prompts=settings.prompts
         ),
     )  # fmt: skip
+
+
+def _rate(settings: Settings, method: Method, optimizer: Name = "adamw") -> float:
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    return _RATES[method] * (_RELATIVE if optimizer == "adafactor" else 1.0)
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
@@ -334,7 +361,7 @@ def _recipe(
     """Everything that was left open, decided."""
     tokens = len(open_split(shards, "train"))
     longest = max(8, tokens // _LEAST_SEQUENCES)
-    draft = _draft(model, shape, settings, min(shape.n_positions, longest))
+    draft = _draft(model, shape, settings, longest)
     choice = _choose(draft, settings)
     way = choice.way
     recipe = applied(draft, way, choice.micro_batch)
@@ -342,7 +369,6 @@ def _recipe(
     steps = settings.steps
     if steps is None and settings.minutes is None:
         steps = max(1, math.ceil(settings.epochs * per_epoch / settings.batch))
-    rate = _RATES[way.method] * (_RELATIVE if way.optimizer == "adafactor" else 1.0)
     every = settings.evaluate or max(1, (steps or 20 * _VALIDATIONS) // _VALIDATIONS)
     more = tokenizer.size > shape.vocab_size
     return replace(
@@ -354,11 +380,12 @@ def _recipe(
             separate_documents=some if settings.separate_documents is None
             else settings.separate_documents,
         ),
-        optimizer=replace(recipe.optimizer, learning_rate=settings.learning_rate or rate),
-        train=replace(recipe.train, steps=steps, minutes=settings.minutes),
-        every=Every(
-            evaluate=every, save=every, windows=_windows(steps, settings.batch),
-            sample=settings.sample,
+        optimizer=replace(
+            recipe.optimizer, learning_rate=_rate(settings, way.method, way.optimizer)
+        ),
+        train=replace(recipe.train, steps=steps),
+        every=replace(
+            recipe.every, evaluate=every, save=every, windows=_windows(steps, settings.batch),
             prompts=settings.prompts or _beginnings(shards, tokenizer),
         ),
     )  # fmt: skip
