@@ -1,14 +1,12 @@
 """Claim: the memory that `--dry-run` and `finetune plan` name is within 15 % of what is taken.
 
-On a CPU: the peak of the process less what it held before the model was made, two steps of two
-micro-batches each (one where gradients are freed). 124M and 355M, by what moves, optimizer, number
-formats and recomputation of activations.
+On a CPU: the peak of the whole process, from reading texts to the finished model, over three steps
+of two micro-batches (one where gradients are freed), each validated and saved. 124M and 355M, by
+what moves, optimizer, number formats and recomputation of activations.
 """
 
 import json
-import resource
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import peers
@@ -50,53 +48,66 @@ CASES = {
 }  # fmt: skip
 
 
-def work(name):
-    import torch
-
-    from gpt2lab.model import GPT2, GPT2Config, checkpoint
+def work(name, bases):
+    import gpt2lab.training.run as runs
+    from gpt2lab.model import GPT2Config
     from gpt2lab.training.footprint import memory
-    from gpt2lab.training.recipe import Finetune, Optimizer, Recipe, Train
+    from gpt2lab.training.recipe import Data, Every, Finetune, Optimizer, Recipe, Train
 
     size, sequences, context, other = CASES[name]
     freeing = other.get("optimizer") == "adafactor"
     train = {k: v for k, v in other.items() if k not in ("method", "optimizer")}
     with tempfile.TemporaryDirectory() as folder:
-        shape = GPT2Config.named(size)
-        base = Path(folder) / "base"
-        if "method" in other or "weights" in other:
-            with torch.device("meta"):
-                empty = GPT2(shape)
-            model = empty.to_empty(device="cpu")
-            for p in model.parameters():
-                torch.nn.init.normal_(p, 0.0, 0.02)
-            checkpoint.save(base, model, None, {})
-            del model
+        tuned = "method" in other or "weights" in other
         recipe = Recipe(
-            model=shape,
-            finetune=Finetune(str(base) if base.exists() else "", other.get("method", "full")),
+            model=GPT2Config.named(size),
+            finetune=Finetune(f"{bases}/{size}" if tuned else "", other.get("method", "full")),
+            data=Data(path=shards(Path(folder))),
             optimizer=Optimizer(name=other.get("optimizer", "adamw")),
             train=Train(**{
-                "steps": 2, "batch_tokens": (1 if freeing else 2) * sequences * context,
+                "steps": 3, "batch_tokens": (1 if freeing else 2) * sequences * context,
                 "micro_batch": sequences, "context": context, "dtype": "float32", "device": "cpu",
             } | train),
+            every=Every(evaluate=1, windows=sequences, save=1, sample=0),
         )  # fmt: skip
-        tiny = replace(
-            recipe,
-            model=GPT2Config(n_layer=1, n_head=1, n_embd=64, n_positions=64, vocab_size=1024),
-            finetune=Finetune(),
-            train=replace(
-                recipe.train, batch_tokens=512, micro_batch=4, context=64, weights="float32"
-            ),
-        )
-        peers.random_trainer(tiny)._step()  # libraries are loaded, and take memory, on first use
-        peers.forget_peak()
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        trainer = peers.random_trainer(recipe)
-        for _ in range(2):
-            trainer._step()
-    taken = peers.peak_mib() - before / 2**20
+        runs.start(recipe, Path(folder) / "run")
     planned = memory(recipe).total / 2**20
-    print(json.dumps({"planned": round(planned), "taken": round(taken)}))
+    print(json.dumps({"planned": round(planned), "taken": round(peers.peak_mib())}))
+
+
+def base(folder, size):
+    """A model of random weights."""
+    import torch
+
+    from gpt2lab.model import GPT2, GPT2Config, checkpoint
+
+    with torch.device("meta"):
+        empty = GPT2(GPT2Config.named(size))
+    model = empty.to_empty(device="cpu")
+    for p in model.parameters():
+        torch.nn.init.normal_(p, 0.0, 0.02)
+    checkpoint.save(folder, model, None, {})
+    print("{}")
+
+
+def shards(folder):
+    """Text of random words, read as `finetune` reads it, which takes memory too."""
+    import random
+
+    from gpt2lab.progress import step
+    from gpt2lab.tokenizer import train
+    from gpt2lab.training.examples import read_examples
+    from gpt2lab.training.prepared import prepare
+
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 9))) for _ in range(2000)]
+    texts = [" ".join(draw.choices(words, k=400)) for _ in range(200)]
+    (folder / "texts.txt").write_text("<|endoftext|>".join(texts))
+    prepare(
+        lambda reading: read_examples(folder / "texts.txt", reading), train(texts, 400),
+        folder / "shards", held_out=0.05, step=step,
+    )  # fmt: skip
+    return str(folder / "shards")
 
 
 def main():
@@ -104,12 +115,17 @@ def main():
     parser.add_argument("--only", default="", help="cases whose names hold this; nothing is saved")
     args = parser.parse_args()
     if args.worker:
-        work(*args.worker)
+        what, *rest = args.worker
+        {"base": base, "case": work}[what](*rest)
         return
     result = {"machine": peers.machine()}
-    for name in CASES:
-        if args.only in name:
-            found = peers.worker(__file__, name)
+    with tempfile.TemporaryDirectory() as bases:
+        for size in ("124M", "355M"):
+            peers.worker(__file__, "base", f"{bases}/{size}", size)
+        for name in CASES:
+            if args.only not in name:
+                continue
+            found = peers.worker(__file__, "case", name, bases)
             result[name] = found | {"planned / taken": round(found["planned"] / found["taken"], 3)}
             print(name, result[name], flush=True)
     if not args.only:

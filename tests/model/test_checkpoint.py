@@ -163,7 +163,7 @@ def test_failed_save_leaves_nothing(tmp_path, tiny, small_tokenizer, monkeypatch
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_safetensors", full)
     with pytest.raises(UserError, match="the disk is full"):
         checkpoint.save(tmp_path / "m", tiny, small_tokenizer, {})
     assert list(tmp_path.iterdir()) == []

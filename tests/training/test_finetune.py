@@ -17,11 +17,12 @@ from gpt2lab import UserError
 from gpt2lab.cli.main import main
 from gpt2lab.model import GPT2, GPT2Config, checkpoint
 from gpt2lab.training import finetune as room
-from gpt2lab.training import lora, state
+from gpt2lab.training import lora, saved
 from gpt2lab.training import run as runs
 from gpt2lab.training.callbacks import read_metrics
-from gpt2lab.training.finetune import Settings, finetune
+from gpt2lab.training.finetune import finetune
 from gpt2lab.training.recipe import Every, Finetune, Optimizer, Recipe, Train
+from gpt2lab.training.settings import Settings
 from gpt2lab.training.start import starting_model
 from small_runs import StopAt, losses, same, sentence, weights
 
@@ -84,7 +85,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(tmp_path, base, texts, way):
     recipe = replace(recipe, every=replace(recipe.every, save=3))
     with pytest.raises(RuntimeError, match="crash"):
         runs.start(recipe, broken, callbacks=[StopAt(7)])
-    assert state.list_checkpoints(broken)[-1].name == "step-0000006"
+    assert saved.list_checkpoints(broken)[-1].name == "step-0000006"
     runs.resume(broken)
     assert same(weights(tmp_path / "whole" / "model"), weights(broken / "model"))
     assert losses(broken) == losses(tmp_path / "whole")
@@ -113,7 +114,7 @@ def test_the_best_is_kept_and_a_run_that_gets_no_better_ends(tmp_path, base, tex
     best = min(found, key=lambda m: m["validation_loss"])
     assert done.steps == best["step"] + 2 * 5 < 400
     assert done.perplexity == pytest.approx(torch.tensor(best["validation_loss"]).exp().item())
-    kept = [state.step_of(c) for c in state.list_checkpoints(done.run)]
+    kept = [saved.step_of(c) for c in saved.list_checkpoints(done.run)]
     assert kept == [best["step"], done.steps], "the best and the last"
     made = json.loads((done.model / "gpt2lab.json").read_text())
     assert made["step"] == best["step"]

@@ -16,7 +16,7 @@ from gpt2lab.cli.main import main
 from gpt2lab.corpus.shards import open_split
 from gpt2lab.settings import to_toml
 from gpt2lab.storage import locked, sha256, write_json
-from gpt2lab.training import folder, state
+from gpt2lab.training import folder, saved
 from gpt2lab.training import run as runs
 from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.loop import Callback
@@ -117,7 +117,7 @@ def test_after_its_first_step_a_run_is_the_only_one(finished, shards):
         runs.start(settings, finished, overwrite=True, callbacks=[StopAt(1)])
     assert runs.saved_recipe(finished).train.seed == 3
     assert not (finished / "model").exists()
-    assert not state.list_checkpoints(finished)
+    assert not saved.list_checkpoints(finished)
 
 
 def test_one_process_at_a_time(finished, shards):
@@ -183,12 +183,12 @@ def test_an_edited_recipe_is_compared_with_the_checkpoint(finished):
     ids=str,
 )  # fmt: skip
 def test_a_place_no_run_stands_at_is_refused(finished, change):
-    last = state.list_checkpoints(finished)[-1]
+    last = saved.list_checkpoints(finished)[-1]
     path = last / "state" / "progress.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    digests = last / "state" / state.DIGESTS
+    digests = last / "state" / saved.DIGESTS
     digests.unlink()
-    write_json(digests, {"files": state._digests(last)})
+    write_json(digests, {"files": saved.digests(last)})
     with pytest.raises(UserError, match="cannot be resumed from") as caught:
         runs.resume(finished, replace(runs.saved_recipe(finished)))
     assert "\n" not in str(caught.value)
@@ -263,4 +263,4 @@ def test_sigterm_while_tokenising_leaves_nothing_after_the_next_start(tmp_path, 
     assert list(run.glob(".data.*.tmp"))
     runs.start(text, run)
     assert not list(run.glob(".*.tmp"))
-    assert same(weights(run / "model"), weights(state.list_checkpoints(run)[-1]))
+    assert same(weights(run / "model"), weights(saved.list_checkpoints(run)[-1]))

@@ -18,7 +18,7 @@ import gpt2lab
 from gpt2lab.model import GPT2Config
 from gpt2lab.settings import to_toml
 from gpt2lab.training import run as runs
-from gpt2lab.training import state
+from gpt2lab.training import saved
 from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.recipe import Data, Every, Optimizer, Parallel, Recipe, Train
 
@@ -264,8 +264,8 @@ def test_a_stop_is_agreed_on(tmp_path, shards):
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 0, told
     assert "as asked; continue with: gpt2lab train --resume" in told
-    saved = state.step_of(state.list_checkpoints(run)[-1])
-    assert saved == read_metrics(run)[-1]["step"] < 160
+    last = saved.step_of(saved.list_checkpoints(run)[-1])
+    assert last == read_metrics(run)[-1]["step"] < 160
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_124m_under_fsdp_and_on_alone(tmp_path, data):
     found = [m["loss"] for m in read_metrics(run)]
     assert len(found) == 20
     assert found[0] > 10.5 and found[-1] < found[0] - 2
-    assert state.step_of(state.list_checkpoints(run)[-1]) == 20
+    assert saved.step_of(saved.list_checkpoints(run)[-1]) == 20
     out = runs.resume(run, replace(settings, train=replace(settings.train, steps=23)))
     assert read_metrics(run)[-1]["step"] == 23
     assert read_metrics(run)[-1]["loss"] < found[0] - 2

@@ -22,7 +22,7 @@ from gpt2lab.corpus.build import shard
 from gpt2lab.corpus.document import Document
 from gpt2lab.model import GPT2, GPT2Config
 from gpt2lab.training import run as runs
-from gpt2lab.training import state
+from gpt2lab.training import saved
 from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.loop import Callback, Diverged, Trainer
 from gpt2lab.training.plan import plan
@@ -46,7 +46,7 @@ def test_a_run_learns_and_leaves_an_ordinary_checkpoint(tmp_path, shards):
     assert meta["recipe"]["train"]["batch_tokens"] == 128
     assert meta["tokenizer_digest"] == loaded.tokenizer.digest
     assert {"torch", "git", "corpus_digest", "best_validation_loss", "device"} <= meta.keys()
-    names = [p.name for p in state.list_checkpoints(tmp_path / "run")]
+    names = [p.name for p in saved.list_checkpoints(tmp_path / "run")]
     assert names[-1] == "step-0000060"
     assert len(names) <= 2
 
@@ -147,7 +147,7 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, shards):
     assert "step 8 gave loss nan" in message
     assert "start at tokens" in message
     assert "step-0000006" in message
-    model = gpt2lab.load(str(state.list_checkpoints(tmp_path / "run")[-1])).model
+    model = gpt2lab.load(str(saved.list_checkpoints(tmp_path / "run")[-1])).model
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
@@ -174,7 +174,7 @@ class Interrupt(Callback):
 def test_signals_save_first(tmp_path, shards, number):
     whole = runs.start(recipe(shards), tmp_path / "whole")
     assert runs.start(recipe(shards), tmp_path / "run", callbacks=[Interrupt(number)]) is None
-    assert state.list_checkpoints(tmp_path / "run")[-1].name == "step-0000005"
+    assert saved.list_checkpoints(tmp_path / "run")[-1].name == "step-0000005"
     assert same(weights(whole), weights(runs.resume(tmp_path / "run")))
 
 
@@ -189,7 +189,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, shards):
 
     settings = recipe(shards, steps=12, every=Every(evaluate=2, windows=8, save=5))
     runs.start(settings, tmp_path / "run", callbacks=[Worse()])
-    names = [p.name for p in state.list_checkpoints(tmp_path / "run")]
+    names = [p.name for p in saved.list_checkpoints(tmp_path / "run")]
     assert names == ["step-0000004", "step-0000012"]
     best = gpt2lab.load(str(tmp_path / "run" / "checkpoints" / "step-0000004"))
     assert best.metadata["best_step"] == 4
@@ -407,7 +407,7 @@ def test_overwrite_takes_the_new_text_and_a_typo_destroys_nothing(tmp_path, smal
     before = json.loads((out / "gpt2lab.json").read_text())["corpus_digest"]
     with pytest.raises(UserError, match="does not exist"):
         runs.start(settings("typo.txt"), tmp_path / "run", overwrite=True)
-    assert len(state.list_checkpoints(tmp_path / "run")) > 0
+    assert len(saved.list_checkpoints(tmp_path / "run")) > 0
     runs.start(settings("b.txt"), tmp_path / "run", overwrite=True)
     assert json.loads((out / "gpt2lab.json").read_text())["corpus_digest"] != before
 
@@ -424,7 +424,7 @@ def test_damaged_validation_shards_are_named(tmp_path, shards):
 def test_a_damaged_state_is_named(tmp_path, shards, capsys):
     with pytest.raises(RuntimeError):
         runs.start(recipe(shards), tmp_path / "run", callbacks=[StopAt(5)])
-    (file,) = (state.list_checkpoints(tmp_path / "run")[-1] / "state").glob("*.safetensors")
+    (file,) = (saved.list_checkpoints(tmp_path / "run")[-1] / "state").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="no checkpoint .* is sound; restore one"):
         runs.resume(tmp_path / "run")

@@ -7,7 +7,7 @@ import pytest
 
 from gpt2lab import UserError
 from gpt2lab.training import run as runs
-from gpt2lab.training import state
+from gpt2lab.training import saved, state
 from gpt2lab.training.callbacks import read_metrics
 from gpt2lab.training.loop import Callback, Diverged
 from gpt2lab.training.recipe import Every, Optimizer
@@ -87,7 +87,7 @@ def test_a_spike_sends_the_run_back_and_past_the_text(tmp_path, shards):
     assert steps == list(range(1, 41))
     (event,) = map(json.loads, (run / "events.jsonl").read_text().splitlines())
     assert (event["event"], event["now_at"]) == ("rollback", 20)
-    last = state.list_checkpoints(run)[-1]
+    last = saved.list_checkpoints(run)[-1]
     progress = json.loads((last / "state" / "progress.json").read_text())
     # Five steps, to the spike and with it, were read and taken back.
     assert progress["samples"] == 8 * (40 + 5)
@@ -113,8 +113,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, shards, caps
     run = tmp_path / "run"
     with pytest.raises(RuntimeError):
         runs.start(settings, run, callbacks=[StopAt(7)])
-    assert [p.name for p in state.list_checkpoints(run)] == ["step-0000003", "step-0000006"]
-    file = state.list_checkpoints(run)[-1] / "model.safetensors"
+    assert [p.name for p in saved.list_checkpoints(run)] == ["step-0000003", "step-0000006"]
+    file = saved.list_checkpoints(run)[-1] / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
@@ -127,25 +127,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, shards, caps
 
 def test_what_is_written_is_read_back(tmp_path, shards, monkeypatch):
     """A disk that loses a bit on the way."""
-    real = state.dcp.save
+    real = state.save_file
 
-    def lossy(tensors, **rest):
-        real(tensors, **rest)
-        (file,) = (tmp_path / "run" / "checkpoints").glob(".step-*.tmp/state/*.safetensors")
+    def lossy(tensors, file):
+        real(tensors, file)
         data = bytearray(file.read_bytes())
         data[-3] ^= 4
         file.write_bytes(data)
 
-    monkeypatch.setattr(state.dcp, "save", lossy)
+    monkeypatch.setattr(state, "save_file", lossy)
     with pytest.raises(UserError, match="did not come back from the disk as it was written"):
         runs.start(recipe(shards), tmp_path / "run")
-    assert state.list_checkpoints(tmp_path / "run") == []
+    assert saved.list_checkpoints(tmp_path / "run") == []
 
 
 def test_retention_by_count_and_by_step(tmp_path, shards):
     every = Every(evaluate=0, windows=8, save=2, keep=2, keep_each=6)
     runs.start(recipe(shards, steps=17, every=every), tmp_path / "run")
-    kept = [state.step_of(p) for p in state.list_checkpoints(tmp_path / "run")]
+    kept = [saved.step_of(p) for p in saved.list_checkpoints(tmp_path / "run")]
     assert kept == [6, 12, 16, 17]
 
 

@@ -10,7 +10,8 @@ import tyro
 from gpt2lab.cli.output import show
 from gpt2lab.errors import UserError
 from gpt2lab.progress import first_process
-from gpt2lab.training.finetune import Finetuned, Settings, finetune, outcome, plan
+from gpt2lab.training.finetune import Finetuned, finetune, outcome, plan
+from gpt2lab.training.settings import Settings
 
 
 @dataclass(frozen=True)

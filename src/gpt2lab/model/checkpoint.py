@@ -7,6 +7,7 @@ llama.cpp's converter as they are; `gpt2lab.json` beside them records how the we
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ from gpt2lab.model.quantize import (
     rounded,
     stored,
 )
-from gpt2lab.model.tensors import INDEX, SafeTensors, TensorSource, sharded_files
+from gpt2lab.model.tensors import (
+    INDEX,
+    SafeTensors,
+    TensorSource,
+    sharded_files,
+    write_safetensors,
+)
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, write_json
 from gpt2lab.tokenizer.bpe import Tokenizer
@@ -79,12 +86,17 @@ def write_into(
     """Write a checkpoint's files into a folder that exists; OSError if the disk refuses."""
     end_of_text = tokenizer.end_of_text if tokenizer else None
     write_json(folder / "config.json", to_hf_config(model, end_of_text))
-    tensors = to_hf_tensors(model) | _rounded_tensors(model)
-    tensors = {f"transformer.{name}": t for name, t in tensors.items()}
-    try:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise disk_error(error) from error
+    if whole := _rounded_tensors(model):
+        tensors = {f"transformer.{name}": t for name, t in (to_hf_tensors(model) | whole).items()}
+        try:
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise disk_error(error) from error
+    else:
+        shapes = {f"transformer.{n}": shape for n, shape in expected_shapes(model.config).items()}
+        write_safetensors(
+            folder / WEIGHTS, shapes, model.wpe.weight.dtype, partial(named_tensor, model)
+        )
     if tokenizer:
         tokenizer.save(folder, max_length=model.config.n_positions)
     write_json(folder / METADATA, dict(metadata))
@@ -160,15 +172,22 @@ def from_hf_config(path: Path) -> GPT2Config:
 
 def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
     """The weights under transformers' names and layout, without vocabulary padding."""
-    tensors = {}
-    for name, p in model.named_parameters():
-        t = p.detach()
-        if name == "wte.weight":
-            t = t[: model.config.vocab_size]
-        elif name.endswith(TRANSPOSED):
-            t = t.t()
-        tensors[name] = t.contiguous()
-    return tensors
+    return {name: to_hf_tensor(model, name) for name, _ in model.named_parameters()}
+
+
+def named_tensor(model: GPT2, key: str) -> Tensor:
+    """A weight as a file of transformers names it."""
+    return to_hf_tensor(model, key.removeprefix("transformer."))
+
+
+def to_hf_tensor(model: GPT2, name: str) -> Tensor:
+    """One of them."""
+    t = model.get_parameter(name).detach()
+    if name == TABLE:
+        t = t[: model.config.vocab_size]
+    elif name.endswith(TRANSPOSED):
+        t = t.t()
+    return t.contiguous()
 
 
 def _rounded_tensors(model: GPT2) -> dict[str, Tensor]:

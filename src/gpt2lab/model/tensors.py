@@ -1,7 +1,8 @@
 """Where weights come from: tensors by name, in memory or in safetensors files, read one by one."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -104,6 +105,33 @@ class SafeTensors(TensorSource):
                     raise UserError(f"{place.file} ends within {name!r}; fetch or save it again")
                 view = view[count:]
         return data.view(place.dtype).view(self.shapes[name])
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    get: Callable[[str], Tensor],
+) -> None:
+    """Write a safetensors file of tensors that are made one by one; only one is held at a time.
+
+    get: the tensor of a name, of its shape and of `dtype`. Raises OSError if the disk refuses.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    kind = next(kind for kind, known in _DTYPES.items() if known is dtype)
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name, shape in shapes.items():
+            t = get(name).detach().cpu().contiguous()
+            if t.dtype is not dtype or tuple(t.shape) != shape:
+                raise ValueError(f"{name} is {t.dtype} {list(t.shape)}, not {dtype} {list(shape)}")
+            file.write(cast(Any, t.view(-1).view(torch.uint8).numpy()))
 
 
 def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -21,102 +21,29 @@ from gpt2lab.progress import console, step
 from gpt2lab.storage import no_empty_folders, read_json, require_writable_folder
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.hub import PUBLISHED
-from gpt2lab.training import folder, state
+from gpt2lab.training import folder, saved
 from gpt2lab.training import run as runs
 from gpt2lab.training.examples import Documents, Reading, read_examples
-from gpt2lab.training.fit import Choice, Name, Weights, applied, choices, choose, room
+from gpt2lab.training.fit import Choice, Name, applied, choices, choose, room
 from gpt2lab.training.lora import Shape
 from gpt2lab.training.prepared import Read, prepare
 from gpt2lab.training.recipe import Data, Dtype, Every, Finetune, Method, Optimizer, Recipe, Train
 from gpt2lab.training.records import PLAIN, TOKENS, Example
 from gpt2lab.training.result import ADAPTER, MODEL
+from gpt2lab.training.settings import Settings, Texts
 from gpt2lab.training.start import starting_shape
 
 # Peak rates: of Adam's kind, and adafactor's, which is relative to the size of a weight.
 _RATES = {"full": 5e-5, "lora": 2e-4, "top": 1e-4, "bias": 1e-3}
 _RELATIVE = 10.0
-# Validations in a run, and how many of them may be no better before it ends.
-_VALIDATIONS, _PATIENCE = 20, 4
+# Validations in a run.
+_VALIDATIONS = 20
 # Training text is at least so many sequences, lest it be seen in one place only.
 _LEAST_SEQUENCES = 16
 _PROMPTS, _PROMPT_TOKENS = 3, 16
 _MOST_EPOCHS = 1000
 # GPT-2's vocabulary has about four characters of English a token, one of Russian, half of Chinese.
 _FEW_CHARACTERS = 1.4
-
-
-@dataclass(frozen=True)
-class Texts:
-    """How files are read."""
-
-    blank_lines: bool = False
-    """In plain text, blank lines part documents; <|endoftext|> alone if not."""
-    column: str = ""
-    """The column or field that holds the text, if it is not called text."""
-    encoding: str = ""
-    """Of text and tables; UTF-8, or what it looks like, if not given."""
-    chat: Literal["text", "tokens"] = "text"
-    """How turns of a chat are written: User: ..., or with control tokens of their own, which are
-    added to the vocabulary (--method full)."""
-    held_out: float = 0.05
-    """Share of documents kept for validation."""
-    check: tuple[Path, ...] = ()
-    """Files of evaluation texts; how much of them is among the training texts is reported."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is fine-tuned. What is left open is chosen for the model, the texts and this
-    machine, and written into the run's recipe.toml.
-    """
-
-    texts: Texts = Texts()
-    method: Method | None = None
-    """full: every weight. lora: low-rank changes to every linear map. top: the last blocks. bias:
-    bias terms only. What `gpt2lab finetune plan` marks, if not given."""
-    layers: int = 2
-    """top: how many blocks."""
-    rank: int = 16
-    """lora: rank of the changes."""
-    alpha: float = 32.0
-    """lora: changes count alpha / rank times."""
-    lora_dropout: float = 0.05
-    """lora: dropout of what goes into the changes."""
-    optimizer: Name | None = None
-    """adamw; adamw8bit (bitsandbytes); or adafactor, whose gradients are never held together."""
-    weights: Weights | None = None
-    """Number format that weights are kept in; bfloat16 halves them, for lora and adafactor."""
-    checkpoint_blocks: bool | None = None
-    """Compute activations again in the backward pass, to save memory."""
-    epochs: float = 3.0
-    """How often the texts are read."""
-    steps: int | None = None
-    """Optimizer steps, in place of epochs."""
-    minutes: float | None = None
-    """Wall-clock budget, in place of epochs."""
-    learning_rate: float | None = None
-    """Peak rate: 5e-5 for full, 2e-4 for lora, 1e-4 for top, 1e-3 for bias; ten times that for
-    adafactor, whose steps are relative to a weight's size."""
-    batch: int = 8
-    """Sequences per step."""
-    context: int | None = None
-    """Tokens per sequence; the model's context, or less if the texts are short."""
-    dropout: float = 0.0
-    """Dropout inside the model."""
-    separate_documents: bool | None = None
-    """Let each document attend to itself only; so if the texts have prompts, if not given."""
-    evaluate: int | None = None
-    """Steps between validations; a twentieth of the run if not given."""
-    patience: int = _PATIENCE
-    """Validations, none better than the best, after which the run ends; 0 goes on."""
-    sample: int = 100
-    """Steps between samples; 0 writes none."""
-    prompts: tuple[str, ...] = ()
-    """What samples continue; beginnings of held-out texts if not given."""
-    seed: int = 0
-    """Of data order, dropout and new weights."""
-    device: str | None = None
-    """cpu or cuda; a CUDA card if there is one."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +111,7 @@ def finetune(
 
 def outcome(run: Path, made: Path | None) -> Finetuned:
     """What a run of fine-tuning has come to; made: as `start` and `resume` return it."""
-    last = state.list_checkpoints(run)[-1]
+    last = saved.list_checkpoints(run)[-1]
     facts = read_json(last / checkpoint.METADATA)
     adapter = run / ADAPTER
     return Finetuned(
@@ -270,7 +197,7 @@ def _draft(model: str, shape: GPT2Config, settings: Settings, longest: int | Non
             device=device, seed=settings.seed, patience=settings.patience, result="best",
         ),
         every=Every(
-            evaluate=every, save=every, sample=settings.sample, prompts=settings.prompts
+            evaluate=every, save=every, sample=settings.sample or 0, prompts=settings.prompts
         ),
     )  # fmt: skip
 
@@ -386,9 +313,14 @@ def _recipe(
         train=replace(recipe.train, steps=steps),
         every=replace(
             recipe.every, evaluate=every, save=every, windows=_windows(steps, settings.batch),
+            sample=_sample_each(steps) if settings.sample is None else settings.sample,
             prompts=settings.prompts or _beginnings(shards, tokenizer),
         ),
     )  # fmt: skip
+
+
+def _sample_each(steps: int | None) -> int:
+    return min(100, max(1, (steps or 1000) // 10))
 
 
 def _windows(steps: int | None, batch: int) -> int:

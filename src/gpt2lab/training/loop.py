@@ -18,7 +18,7 @@ from gpt2lab.errors import UserError
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.progress import console
 from gpt2lab.storage import writing_failed
-from gpt2lab.training import parallel, state
+from gpt2lab.training import parallel, saved, state
 from gpt2lab.training.data import Data, Places, Prefetch, validation_windows
 from gpt2lab.training.loss import IGNORED, NextTokenLoss
 from gpt2lab.training.optimizer import Optimizers
@@ -165,8 +165,9 @@ class Trainer:
             return None
         best = self.progress.best_step if self.recipe.train.result == "best" else None
         with self._watchdog.resting():
+            base = self.recipe.finetune.model
             self.world.first(
-                lambda: write_result(self.run, self.model, self.tokenizer, best or None)
+                lambda: write_result(self.run, self.model, self.tokenizer, best or None, base)
             )
         return self.run / MODEL
 
@@ -323,7 +324,7 @@ class Trainer:
         """Return to the last checkpoint, but not to its place in the data; False without one."""
         with self._watchdog.resting():
             self._saver.wait()
-            kept = self.world.first(lambda: state.last_sound(self.run, console().print))
+            kept = self.world.first(lambda: saved.last_sound(self.run, console().print))
         if kept is None:
             return False
         now = self.progress
@@ -401,7 +402,7 @@ class Trainer:
             return
         with self._watchdog.resting():
             self._saver.wait()  # before a second copy of everything is made
-        self._saver.save(self._snapshot())
+            self._saver.save(self._snapshot())
         self._saved = self.progress.step
 
     def _snapshot(self) -> state.Snapshot:
@@ -441,7 +442,7 @@ class Trainer:
             contextlib.suppress(UserError),
         ):  # the first error is the one to tell
             self._saver.wait()
-        kept = state.list_checkpoints(self.run)
+        kept = saved.list_checkpoints(self.run)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"
         raise Diverged(
             f"{what}; {last}; lower the learning rate, raise the warm-up, or look at that text"

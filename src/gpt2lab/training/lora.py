@@ -6,7 +6,6 @@ B [n_out, r] zero, so that training begins at the model itself.
 
 import math
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,17 @@ class LoRALinear(Linear):
             y = y + linear(low, change).to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)
 
+    @torch.no_grad()
+    def change(self) -> Tensor:
+        """What is added to the weight, [n_out, n_in]."""
+        return self.scale * (self.lora_B @ self.lora_A)
+
+    @torch.no_grad()
     def merged(self) -> Linear:
-        """One map that does the same."""
+        """One map that does the same, with the same weight, to which the change is added."""
         whole = Linear(self.in_features, self.out_features, device="meta")
-        change = self.scale * (self.lora_B.detach() @ self.lora_A.detach())
-        weight = (self.weight.detach().float() + change).to(self.weight.dtype)
-        whole.weight, whole.bias = nn.Parameter(weight), nn.Parameter(self.bias.detach().clone())
+        whole.weight, whole.bias = self.weight, self.bias
+        whole.weight += self.change()
         return whole
 
 
@@ -141,15 +145,14 @@ def changes(model: GPT2) -> dict[str, LoRALinear]:
 
 
 def merge(model: GPT2) -> GPT2:
-    """An ordinary model that does the same; the one given stays as it is."""
-    maps = changes(model)
-    # What is replaced is not copied: half of a large model's memory.
-    skip = {id(p): p for m in maps.values() for p in m.parameters()}
-    copy = deepcopy(model, skip)
-    for path, module in maps.items():
+    """Turn a model into an ordinary one that does the same, in place, and return it.
+
+    It should be in float32: in bfloat16 most changes are smaller than what a weight is rounded to.
+    """
+    for path, module in changes(model).items():
         parent, _, leaf = path.rpartition(".")
-        setattr(copy.get_submodule(parent), leaf, module.merged())
-    return copy.requires_grad_(True).eval()
+        setattr(model.get_submodule(parent), leaf, module.merged())
+    return model.requires_grad_(True).eval()
 
 
 def _places(model: GPT2) -> Iterator[tuple[str, nn.Module, str]]:

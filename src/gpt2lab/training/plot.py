@@ -91,11 +91,13 @@ def plot(runs: list[Path], out: Path) -> list[Path]:
 
 def _draw_samples(axes: Any, curves: list[Curve]) -> None:
     """How varied samples are, and how much of them is copied from the training text."""
+    from matplotlib.ticker import EngFormatter
+
     for ax, (key, label) in zip(
         axes,
         (
-            ("sample_distinct_2", "samples: different bigrams, share"),
-            ("sample_copied", "samples: 8-grams that stand in the training text, share"),
+            ("sample_distinct_2", "samples: share of bigrams different"),
+            ("sample_copied", "samples: share of 8-grams copied"),
             ("sample_longest_copy", "samples: longest copied stretch, tokens"),
         ),
         strict=True,
@@ -106,6 +108,7 @@ def _draw_samples(axes: Any, curves: list[Curve]) -> None:
                     color=_COLOURS[i % len(_COLOURS)], lw=1.6, marker="o", ms=3)  # fmt: skip
         top = 1.02 if key != "sample_longest_copy" else None
         ax.set(xlabel="tokens", ylabel=label, ylim=(0, top))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.grid(alpha=0.25, lw=0.5)
 
 

@@ -18,7 +18,7 @@ from gpt2lab.model import checkpoint
 from gpt2lab.progress import Bar, console
 from gpt2lab.settings import from_table, read_recipe, to_toml
 from gpt2lab.storage import atomic_file, locked, read_json, require_writable_folder
-from gpt2lab.training import folder, parallel, state
+from gpt2lab.training import folder, parallel, saved
 from gpt2lab.training.callbacks import Evaluate, Metrics, Profile, Save, Screen
 from gpt2lab.training.changes import require_allowed
 from gpt2lab.training.footprint import require_memory
@@ -113,7 +113,7 @@ def _resume(
     *,
     allow_other_data: bool,
 ) -> Path | None:
-    last = world.first(lambda: state.last_sound(run, console().print))
+    last = world.first(lambda: saved.last_sound(run, console().print))
     before = world.first(lambda: _trained_by(run, last))
 
     def require() -> None:

@@ -6,19 +6,20 @@ nothing that runs when a stranger's checkpoint is opened.
 """
 
 import logging
-import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
@@ -27,16 +28,14 @@ from gpt2lab.errors import UserError
 from gpt2lab.model import checkpoint
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.model.transformer import GPT2
-from gpt2lab.storage import atomic_folder, read_json, sha256, write_json, writing_failed
+from gpt2lab.storage import atomic_folder, read_json, write_json, writing_failed
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.training import lora, tensor_parallel
 from gpt2lab.training.optimizer import Optimizers
 from gpt2lab.training.parallel import World, part_of, whole
 from gpt2lab.training.recipe import Every, Recipe
+from gpt2lab.training.saved import CHECKPOINTS, DIGESTS, digests, retire
 
-CHECKPOINTS = "checkpoints"
-DIGESTS = "sha256.json"
-_NAME = re.compile(r"step-(\d{7,})")
 # It tells at every save which of its files it does not write, and logs what it raises as well.
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)
 
@@ -70,17 +69,6 @@ class Progress:
     """The last training losses, against which a spike stands out."""
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [p for p in (run / CHECKPOINTS).glob("step-*") if _NAME.fullmatch(p.name)]
-    return sorted(found, key=step_of)
-
-
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint, by its name."""
-    return int(folder.name.removeprefix("step-"))
-
-
 class Adapter(NamedTuple):
     """Of a run that trains changes to a model: their size, and the model's name."""
 
@@ -96,7 +84,9 @@ def adapter_of(recipe: Recipe) -> Adapter | None:
 
 @dataclass
 class Snapshot:
-    """A copy of all that a checkpoint holds, beside which training can go on."""
+    """All that a checkpoint holds: on a GPU a copy, beside which training can go on; on a CPU the
+    model's and the optimizers' own tensors, as copies would be half of all memory.
+    """
 
     config: GPT2Config
     tensors: dict[str, Tensor]
@@ -116,25 +106,31 @@ def capture(
     metadata: dict[str, Any],
     adapter: Adapter | None = None,
 ) -> Snapshot:
-    """Copy a run's state; all processes must ask for it."""
+    """A run's state; all processes must ask for it."""
     tensors = {
         name: _copy(name, t, model.config.n_head, world) for name, t in _named(model, optimizers)
     }
     if adapter is None:
-        weights = whole_weights(model, world)
+        weights = whole_weights(model, world, tensors)
     else:
-        weights = {name: t.to("cpu", copy=True) for name, t in lora.numbers(model).items()}
+        weights = {name: tensors[f"model/{name}"] for name in lora.numbers(model)}
     now = Progress(**asdict(progress))
     return Snapshot(model.config, tensors, weights, now, metadata, adapter)
 
 
-def whole_weights(model: GPT2, world: World) -> dict[str, Tensor]:
-    """Copies of the weights, whole and in main memory, on the main process; all must ask."""
+def whole_weights(
+    model: GPT2, world: World, known: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The weights, whole and in main memory, on the main process; all must ask.
+
+    known: what `_named` names and is there already.
+    """
     weights = {}
     for name, p in model.named_parameters():
         everything = _whole(name, p.detach(), model.config.n_head, world)
         if world.main:
-            weights[name] = everything.to("cpu", copy=True)
+            there = None if isinstance(p, DTensor) else (known or {}).get(f"model/{name}")
+            weights[name] = everything.cpu() if there is None else there
     return weights
 
 
@@ -171,7 +167,7 @@ def _copy(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
     if _shares_matrices(t):  # all of it, for any other number of processes
         return _whole(name, t, n_head, world).cpu()
     if isinstance(t, DTensor) and world.cpu_mesh is not None:
-        part = t.to_local().to("cpu", copy=True)
+        part = t.to_local().cpu()
         return DTensor.from_local(
             part,
             world.cpu_mesh["data"],
@@ -180,11 +176,11 @@ def _copy(name: str, t: Tensor, n_head: int, world: World) -> Tensor:
             shape=t.shape,
             stride=t.stride(),
         )
-    return t.to("cpu", copy=True)
+    return t.cpu()
 
 
 class Saver:
-    """Writes checkpoints in a thread, one at a time."""
+    """Writes checkpoints, one at a time: in a thread, but on a CPU while training waits."""
 
     def __init__(
         self, run: Path, tokenizer: Tokenizer, world: World, every: Every, device: torch.device
@@ -208,13 +204,15 @@ class Saver:
                     torch.cuda.set_device(self._device)
                 _write(folder, snapshot, self._tokenizer, self._world)
                 if self._world.main:
-                    _retire(self._run, folder, snapshot.progress.best_step, self._every)
+                    retire(self._run, folder, snapshot.progress.best_step, self._every)
             except BaseException as error:
                 self._error = error
 
         # A run that fails elsewhere must not wait for it.
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
+        if self._device.type == "cpu":
+            self.wait()
         return folder
 
     def wait(self) -> None:
@@ -244,18 +242,21 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World)
         state = temporary / "state"
         with _telling_disk_errors(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is not distributed
-            dcp.save(
-                snapshot.tensors,
-                storage_writer=dcp.HuggingFaceStorageWriter(str(state), save_distributed=True),
-                process_group=world.background,
-                no_dist=world.size == 1,
-            )
+            if world.size == 1:  # as PyTorch names and reads it, which would hold it twice
+                state.mkdir()
+                save_file(snapshot.tensors, state / "shard-00001-model-00001-of-00001.safetensors")
+            else:
+                dcp.save(
+                    snapshot.tensors,
+                    storage_writer=dcp.HuggingFaceStorageWriter(str(state), save_distributed=True),
+                    process_group=world.background,
+                )
 
         def finish() -> None:
             with _telling_disk_errors(folder):
                 own = f"shard-{world.rank + 1:05d}-"
                 for file in state.glob(f"{own}*.safetensors"):
-                    _compare(file, snapshot.tensors)
+                    _compare(file, snapshot.tensors.__getitem__)
                 if world.main:
                     _write_model(temporary, snapshot, tokenizer)
                     table = asdict(snapshot.progress)
@@ -263,7 +264,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer, world: World)
 
         world.each(finish, background=True)
         if world.main:
-            write_json(state / DIGESTS, {"files": _digests(temporary)})
+            write_json(state / DIGESTS, {"files": digests(temporary)})
 
 
 def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None:
@@ -274,8 +275,7 @@ def _write_model(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> None
         return
     model = assembled(snapshot.config, snapshot.weights)
     checkpoint.write_into(folder, model, tokenizer, snapshot.metadata)
-    expected = checkpoint.to_hf_tensors(model)
-    _compare(folder / checkpoint.WEIGHTS, {f"transformer.{n}": t for n, t in expected.items()})
+    _compare(folder / checkpoint.WEIGHTS, partial(checkpoint.named_tensor, model))
 
 
 @contextmanager
@@ -295,76 +295,27 @@ def _telling_disk_errors(folder: Path) -> Iterator[None]:
         raise writing_failed(folder, error) from error
 
 
-def _compare(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Read back what was written; UserError if it is not what was meant."""
+def _compare(file: Path, get: Callable[[str], Tensor]) -> None:
+    """Read back what was written; UserError if it is not what was meant, by its name."""
     with safe_open(file, framework="pt") as found:
-        for name in found.keys():  # noqa: SIM118 - not a mapping
-            meant = tensors[name]
-            meant = meant.to_local() if isinstance(meant, DTensor) else meant
-            if not _same_bytes(found.get_tensor(name), meant):
-                raise UserError(
-                    f"{file.name} did not come back from the disk as it was written; the disk or "
-                    "its memory is failing, use another"
-                )
+        names = list(found.keys())
+    for name in names:
+        meant = get(name)
+        meant = meant.to_local() if isinstance(meant, DTensor) else meant
+        # Opened for each: what is mapped counts as memory until the file is closed.
+        with safe_open(file, framework="pt") as found:
+            same = _same_bytes(found.get_tensor(name), meant)
+        if not same:
+            raise UserError(
+                f"{file.name} did not come back from the disk as it was written; the disk or "
+                "its memory is failing, use another"
+            )
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
     # As bytes, for NaNs differ from themselves.
     first, second = (t.contiguous().view(-1).view(torch.uint8) for t in (a, b))
     return torch.equal(first, second)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        found[str(path.relative_to(folder))] = sha256(path)
-    return found
-
-
-def _retire(run: Path, newest: Path, best_step: int, every: Every) -> None:
-    """Remove the checkpoints that the recipe does not keep."""
-    found = list_checkpoints(run)
-    for old in found[: -every.keep]:
-        step = step_of(old)
-        kept = every.keep_each and step % every.keep_each == 0
-        if old != newest and step != best_step and not kept:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    try:
-        recorded = dict(read_json(folder / "state" / DIGESTS)["files"])
-        found = _digests(folder)
-    except (UserError, KeyError, TypeError, ValueError, OSError) as error:
-        return f"{folder} is incomplete ({error})"
-    del found[f"state/{DIGESTS}"]
-    for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
-            return f"{folder / name} is missing"
-        if name not in recorded:
-            return f"{folder / name} does not belong there"
-        if found[name] != recorded[name]:
-            return f"{folder / name} has changed since it was written"
-    return None
-
-
-def last_sound(run: Path, tell: Callable[[str], None]) -> Path | None:
-    """The last checkpoint whose files are as they were written; None if there is none at all.
-
-    Later ones are renamed, so that none of them is taken for the run's last again.
-    """
-    found = list_checkpoints(run)
-    for number, folder in reversed(list(enumerate(found))):
-        problem = damage(folder)
-        if problem is None:
-            for bad in found[number + 1 :]:
-                bad.rename(bad.with_name(f"damaged-{bad.name}"))
-            return folder
-        tell(f"{problem}; trying the checkpoint before it")
-    if found:
-        raise UserError(f"no checkpoint under {run} is sound; restore one, or start a new run")
-    return None
 
 
 def load(folder: Path, model: GPT2, optimizers: Optimizers, world: World) -> Progress:
