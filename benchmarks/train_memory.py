@@ -23,6 +23,7 @@ CASES = {
     ),
     "355M": ("355M", 2, 256, {}),
     "124M, lora": ("124M", 4, 256, {"method": "lora"}),
+    "124M, lora, bfloat16": ("124M", 4, 256, {"method": "lora", "dtype": "bfloat16"}),
     "124M, lora, recomputed": ("124M", 4, 256, {"method": "lora", "checkpoint_blocks": True}),
     "124M, lora, weights bfloat16": (
         "124M", 4, 256, {"method": "lora", "weights": "bfloat16", "dtype": "bfloat16"},

@@ -93,6 +93,8 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise _wrong(
                 where, key, "a number below 1e308", "one with hundreds of digits"
             ) from None
+    if hint is Path and isinstance(value, str):
+        value = Path(value)
     if isinstance(value, str) and "\0" in value:
         raise _wrong(where, key, "a string without NUL characters", value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

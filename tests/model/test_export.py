@@ -1,18 +1,23 @@
 """What is exported opens where it is meant to, computes the same, and can be brought back."""
 
 import json
+import re
+import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import gpt2lab
 from gpt2lab import UserError
 from gpt2lab.cli.main import main
 from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import GPT2, GPT2Config, checkpoint
+from gpt2lab.model import gguf as room
+from gpt2lab.model.checkpoint import to_hf_tensors
 from gpt2lab.model.convert import import_model
 from gpt2lab.model.gguf import read_gguf, write_gguf
 from gpt2lab.training import lora
@@ -97,6 +102,29 @@ def test_an_adapter_is_merged_and_that_of_another_model_refused(tmp_path, small,
     error = capsys.readouterr().err
     assert "the adapter belongs to another model" in error and error.count("\n") < 4
     assert not (tmp_path / "o").exists()
+    # Changes that would overflow, or are none.
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    for change, words in (
+        ({"lora_alpha": 1e308}, "alpha is 1e.308; it must be"),
+        ({"lora_alpha": 10**400}, "too large"), ({"r": 0}, "rank is 0"),
+    ):  # fmt: skip
+        bad = tmp_path / "bad"
+        shutil.copytree(tmp_path / "adapter", bad, dirs_exist_ok=True)
+        (bad / "adapter_config.json").write_text(json.dumps(config | change))
+        assert main(["export", str(bad), str(tmp_path / "o")]) == 2
+        assert re.search(words, capsys.readouterr().err)
+    shutil.copytree(tmp_path / "adapter", tmp_path / "bad", dirs_exist_ok=True)
+    whole = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    halves = {n: t for n, t in whole.items() if "lora_A" in n}
+    for tensors, words in (
+        ({}, "holds no change"), (halves, "has no counterpart"),
+        ({n: t.double() for n, t in whole.items()}, "float64; save it as float32"),
+        ({n: t * 0 + 1e25 for n, t in whole.items()}, "too large to be added"),
+    ):  # fmt: skip
+        save_file(tensors, tmp_path / "bad" / "adapter_model.safetensors")
+        assert main(["export", str(tmp_path / "bad"), str(tmp_path / "o")]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
     assert main(["export", str(small), str(tmp_path / "o"), "--base", "x"]) == 2
     assert "--base goes with an adapter" in capsys.readouterr().err
 
@@ -177,6 +205,44 @@ def test_damaged_gguf(tmp_path, small):
     assert refused >= len(cuts) + 10
 
 
+def test_gguf_that_says_what_it_is_not(tmp_path, small, small_tokenizer):
+    gguf = pytest.importorskip("gguf")
+    model = gpt2lab.load(small).model
+    bomb = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a"
+    (tmp_path / "bomb.gguf").write_bytes(bomb + struct.pack("<IIQ", 9, 0, 2**60))
+    with pytest.raises(UserError, match="a list is longer than the file"):
+        read_gguf(tmp_path / "bomb.gguf")
+
+    def written(**change):
+        path = tmp_path / "odd.gguf"
+        writer = gguf.GGUFWriter(path, "gpt2")
+        room._describe(writer, gguf, model.config, "odd", "f32")
+        room._write_tokens(writer, small_tokenizer, model.config.vocab_size)
+        if "epsilon" in change:
+            writer.kv_data[0]["gpt2.attention.layer_norm_epsilon"].value = change["epsilon"]
+        tensors = to_hf_tensors(model)
+        for theirs, ours in room._names(model.config):
+            writer.add_tensor(theirs, room._rows(ours, tensors[ours]).contiguous().numpy())
+        for name, t in change.get("more", {}).items():
+            writer.add_tensor(name, t.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    table = model.wte.weight.detach()[: model.config.vocab_size]
+    assert same(read_gguf(written(more={"output.weight": table.clone()}))[0], model)
+    with pytest.raises(UserError, match="'lm_head.weight' differs from 'wte.weight'"):
+        read_gguf(written(more={"output.weight": table + 1}))
+    with pytest.raises(UserError, match="'blk.0.attn_gate.weight' is not part of a GPT-2"):
+        read_gguf(written(more={"blk.0.attn_gate.weight": torch.ones(4, 4)}))
+    with pytest.raises(UserError, match="layer_norm_epsilon is 0.1"):
+        read_gguf(written(epsilon=0.1))
+    with pytest.raises(UserError, match="is I8, which cannot be read|shape"):
+        read_gguf(written(more={"output.weight": table.to(torch.int8)}))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["f32", "f16", "q8_0"])
 def test_llama_cpp_writes_the_same(tmp_path, form):
@@ -232,13 +298,23 @@ def test_onnx(tmp_path, small):
     [
         (["--to", "gguf", "--dtype", "bf16"], "--dtype bf16 goes not with --to gguf"),
         (["--to", "onnx", "--dtype", "f16"], "--dtype f16 goes not with --to onnx"),
-        (["--shard-gib", "0"], "the size of a shard is 0 bytes"),
+        (["--shard-gib", "0"], "shard-gib is 0.0; it must be"),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, small, capsys, args, words):
     assert main(["export", str(small), str(tmp_path / "out"), *args]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_not_replaced(tmp_path, small, capsys):
+    for source, out in ((small, small), (small, small.parent)):
+        before = sorted(small.iterdir())
+        assert main(["export", str(source), str(out), "--to", "hf", "--overwrite"]) == 2
+        assert "holds the model that is read" in capsys.readouterr().err
+        assert sorted(small.iterdir()) == before
+    assert main(["export", str(small), str(tmp_path), "--to", "gguf", "--overwrite"]) == 2
+    assert "is a folder; name the file" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, small, capsys):

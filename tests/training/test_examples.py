@@ -58,6 +58,20 @@ def test_pieces_do_not_show(tmp_path, monkeypatch, size):
             {"instruction": "Sing.", "input": "", "output": "La."},
             [("User: Sing.\nAssistant:", False), (" La.", True)],
         ),
+        (
+            {"instruction": "Add.", "context": "2 and 3", "response": "5", "category": "sums"},
+            [("User: Add.\n\n2 and 3\nAssistant:", False), (" 5", True)],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "Sing."},
+                               {"from": "gpt", "value": "La."}]},
+            [("User: Sing.\nAssistant:", False), (" La.", True)],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Sing."}]},
+                          {"role": "assistant", "content": [{"type": "text", "text": "La."}]}]},
+            [("User: Sing.\nAssistant:", False), (" La.", True)],
+        ),
     ],
 )  # fmt: skip
 def test_records(tmp_path, record, parts):
@@ -129,6 +143,10 @@ def test_tables(tmp_path):
     assert found[0].text == "A b."
     with pytest.raises(UserError, match="no column 'x', only id, body; check its first line"):
         read(tmp_path / "c.tsv", column="x")
+    found, _ = read(put(tmp_path / "d.csv", "prompt;completion\r\na;b, c\r\n"))
+    assert [p.text for p in found[0].parts] == ["a", "\nb, c"], "as some spreadsheets write it"
+    with pytest.raises(UserError, match="two columns 'text'; rename one"):
+        read(put(tmp_path / "e.csv", "text,text\na,b\n"))
 
 
 def test_bad_rows_are_told_and_the_rest_is_read(tmp_path):
@@ -137,13 +155,14 @@ def test_bad_rows_are_told_and_the_rest_is_read(tmp_path):
         '{"prompt": "p", "completion": ""}', '{"prompt": "p"}', '{"text": "\\ud800"}',
         '{"messages": [{"role": "user", "content": "u"}]}', '{"messages": []}',
         '{"messages": [{"role": "bot", "content": "u"}]}', '{"text": "good too"}',
+        '{"messages": [{"role": ["u"], "content": "u"}]}',
     ]  # fmt: skip
     found, reading = read(put(tmp_path / "a.jsonl", "\n".join(lines)))
     assert [e.text for e in found] == ["good", "good too"]
     assert found[1].where == "a.jsonl, line 13"
-    assert reading.rejected == 11 and reading.told[0] == (
+    assert reading.rejected == 12 and reading.told[0] == (
         "a.jsonl, line 2: has txt; wanted are text, prompt and completion, instruction and output, "
-        "or messages"
+        "or messages; --column names another"
     )
     for place, words in (
         (1, "'text' is not text"), (2, "'text' is empty"), (3, "not an object"),
@@ -189,8 +208,19 @@ def test_encodings(tmp_path, text, encoding, guess):
     if guess:
         (found,), reading = read(path, encoding=encoding)
         assert found.text == text and not reading.encodings
-    with pytest.raises(UserError, match="there is no encoding 'utf-9'"):
-        read(path, encoding="utf-9")
+    for unknown in ("utf-9", "base64", "rot13", "punycode", "undefined", "a\0b"):
+        with pytest.raises(UserError, match="there is no encoding .* of text"):
+            read(path, encoding=unknown)
+
+
+def test_encodings_of_json_lines(tmp_path):
+    line = json.dumps({"text": FRENCH}, ensure_ascii=False) + "\n"
+    for encoding, said in (("latin1", "latin1"), ("utf-16", ""), ("utf-8-sig", "")):
+        plain = line.replace("’", "'").replace("œ", "oe")
+        found, reading = read(put(tmp_path / "a.jsonl", plain * 3, encoding), encoding=said)
+        assert len(found) == 3 and not reading.rejected and "élèves" in found[2].text
+    with pytest.raises(UserError, match="is not utf-16; give --encoding"):
+        read(put(tmp_path / "a.txt", "no mark", "utf-8"), encoding="utf-16")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Fine-tuning as people do it: a model, texts, and what is left in the run's folder."""
 
+import contextlib
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +18,14 @@ import gpt2lab
 from gpt2lab import UserError
 from gpt2lab.cli.main import main
 from gpt2lab.model import GPT2, GPT2Config, checkpoint
+from gpt2lab.storage import locked
 from gpt2lab.training import finetune as room
 from gpt2lab.training import lora, saved
 from gpt2lab.training import run as runs
 from gpt2lab.training.callbacks import read_metrics
+from gpt2lab.training.examples import read_examples
 from gpt2lab.training.finetune import finetune
+from gpt2lab.training.prepared import prepare
 from gpt2lab.training.recipe import Every, Finetune, Optimizer, Recipe, Train
 from gpt2lab.training.settings import Settings
 from gpt2lab.training.start import starting_model
@@ -155,6 +160,18 @@ def test_merged_is_unmerged(tmp_path, base, texts):
         torch.testing.assert_close(merged(ids), apart(ids), rtol=1e-5, atol=1e-5)
 
 
+def test_merged_in_bfloat16_keeps_what_was_learned(tmp_path, base, texts):
+    """Most changes are smaller than what bfloat16 weights are rounded to."""
+    settings = small(method="lora", weights="bfloat16", learning_rate=1e-3)
+    done = finetune(base, texts, tmp_path / "run", settings)
+    merged, apart = gpt2lab.load(done.model).model, gpt2lab.load(base).model
+    lora.load(done.adapter, apart)
+    for path, change in lora.changes(apart).items():
+        weight = merged.get_parameter(f"{path}.weight")
+        torch.testing.assert_close(weight - change.weight, change.change(), rtol=0, atol=1e-7)
+        assert change.change().abs().max() > 0
+
+
 def test_shakespeare(tmp_path, data):
     """A small model that knows web pages reads plays; LoRA comes within 3 % of moving it all.
 
@@ -181,12 +198,17 @@ def test_chats_with_tokens_of_their_own(tmp_path, base):
     path.write_text(
         "".join(json.dumps({"messages": t, "n": n}) + "\n" for n, t in enumerate(turns))
     )
-    settings = small(steps=250, learning_rate=1e-2, patience=0, evaluate=50)
+    settings = small(steps=250, learning_rate=1e-2, patience=0, evaluate=50, sample=125)
     done = finetune(base, path, tmp_path / "run", settings, chat="tokens", held_out=0.1)
     made = gpt2lab.load(done.model)
     assert made.model.config.vocab_size == made.tokenizer.size == 303
     ids = made.tokenizer.encode("<|user|>say dog<|assistant|>", specials=True)
-    assert (ids[0] == 300 and ids[-1] == 301 + 1 - 0) or ids[-1] in (300, 301, 302)
+    assert ids == [301, *made.tokenizer.encode("say dog"), 302]
+    assert 0 < len(done.write("<|user|>say dog<|assistant|>")) < 12, "it answers, and stops"
+    prompts = {json.loads(line)["prompt"] for line in (done.run / "samples.jsonl").open()}
+    assert all(re.fullmatch(r"<\|user\|>say \w+<\|assistant\|>", p) for p in prompts)
+    last = json.loads((done.run / "samples.jsonl").read_text().split("\n")[-2])
+    assert len(last["text"]) < 12 and last["finish_reason"] == "end_of_text"
     from gpt2lab.generation import Request, Sampling, generate
 
     (answer,) = generate(
@@ -252,7 +274,14 @@ def test_bad_input(tmp_path, base, texts, small_tokenizer):
     run = tmp_path / "run"
     refused("mine.txt does not exist", base, tmp_path / "mine.txt", run)
     refused("neither a path that exists nor a published model", tmp_path / "no", texts, run)
-    refused("has no setting 'epoch'", base, texts, run, epoch=1)
+    refused("unknown key 'epoch'; did you mean 'epochs'", base, texts, run, epoch=1)
+    refused("'steps' must be a whole number, not 2.5", base, texts, run, steps=2.5)
+    refused("'prompts' must be a list, not 'Dear Sir'", base, texts, run, prompts="Dear Sir")
+    refused("'texts.check' must be a list", base, texts, run, check="eval.jsonl")
+    refused("'texts.chat' must be one of 'text', 'tokens'", base, texts, run, chat="x")
+    refused("--chat tokens adds to the vocabulary, which --method lora", base, texts, run,
+            chat="tokens", method="lora")  # fmt: skip
+    refused("prompt '.udcff' is not text", base, texts, run, prompts=["\udcff"])
     refused("has no column 'tweet'", base, csv(tmp_path, "text\na\nb\n"), run, column="tweet")
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"prompt": "a", "completion": ""}\n{"prompt": "b"}\n')
@@ -275,6 +304,54 @@ def test_bad_input(tmp_path, base, texts, small_tokenizer):
         refused(name, base, texts, run, **{name: value})
         assert not run.exists(), name
     assert not run.exists(), "nothing half-written"
+
+
+def test_what_is_in_the_folder_stays(tmp_path, base, texts):
+    """Shards of someone's own; a run that is at work; nothing is left of a call that fails late."""
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (run / "data" / "notes.md").write_text("mine")
+    refused("data is there, and of no run; move it away", base, texts, run)
+    assert (run / "data" / "notes.md").read_text() == "mine"
+    with locked(tmp_path / ".lock", tmp_path):
+        refused("another run is at work in", base, texts, tmp_path)
+    assert not (tmp_path / "data").exists()
+    two = tmp_path / "two.jsonl"
+    two.write_text('{"text": "a"}\n{"text": "b"}\n')
+    refused("the training text is 3 tokens; .* give more text", base, two, tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+    done = finetune(base, texts, tmp_path / "own", small(steps=2))
+    refused("lies in .*own, which is to be replaced", done.model, texts, done.run, overwrite=True)
+
+
+def test_few_short_rows(tmp_path, small_tokenizer):
+    """With what is chosen by itself, on a model of the usual context."""
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=32, n_positions=1024, vocab_size=300)
+    checkpoint.save(tmp_path / "base", GPT2(config), small_tokenizer, {})
+    for count in (20, 47, 100):
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text("".join(json.dumps({"text": sentence(i)}) + "\n" for i in range(count)))
+        done = finetune(tmp_path / "base", path, tmp_path / f"run{count}", steps=2, device="cpu")
+        assert done.perplexity < done.perplexity_before
+
+
+def test_only_windows_with_something_to_learn_are_measured(tmp_path, base):
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": " ".join([sentence(i)] * 20), "completion": f"yes {i}"} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = finetune(base, path, tmp_path / "run", small(context=16, steps=2))
+    assert done.perplexity > 50
+
+
+def test_prompts_are_beginnings_of_held_out_texts(tmp_path, small_tokenizer):
+    """Also where texts are longer than what is looked at first."""
+    texts = [f"Text {i} begins. " + sentence(i) * 120 for i in range(80)]
+    path = tmp_path / "mine.txt"
+    path.write_text("<|endoftext|>".join(texts))
+    prepare(lambda r: read_examples(path, r), small_tokenizer, tmp_path / "shards", held_out=0.1,
+            step=lambda _: contextlib.nullcontext())  # fmt: skip
+    found = room._beginnings(tmp_path / "shards", small_tokenizer)
+    assert len(set(found)) == 3 and all(re.match(r"Text \d+ begins", text) for text in found)
 
 
 def test_another_script_is_told(tmp_path, base, capsys):

@@ -90,8 +90,8 @@ def test_what_is_left_out_is_told(tmp_path, small_tokenizer):
     ("records", "how", "words"),
     [
         ([{"x": 1}], {}, "no example was read; a.jsonl, line 1: has x; wanted are text"),
-        ([], {}, "no example was read; no text"),
-        ([{"text": "one"}] * 3, {}, "there is one example only; give more"),
+        ([], {}, "no example was read; the files hold no text"),
+        ([{"text": "one"}] * 3, {}, "all examples are the same; give more"),
         ([{"text": "one"}, {"text": "two"}], {"held_out": 0}, "held_out is 0; it must be above 0"),
     ],
 )
@@ -99,6 +99,44 @@ def test_what_cannot_be_prepared(tmp_path, small_tokenizer, records, how, words)
     with pytest.raises(UserError, match=words):
         made(rows(tmp_path / "a.jsonl", records), small_tokenizer, tmp_path / "out", **how)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_checked_against_is_counted_among_texts_to_learn_from(tmp_path, small_tokenizer):
+    """Not those held out; files of one name are two; a file without a text is refused."""
+    pytest.importorskip("numba")
+    texts = [" ".join(f"w{i}x{j}" for j in range(30)) for i in range(60)]
+    path = rows(tmp_path / "mine.jsonl", [{"text": t} for t in texts])
+    for folder, found in (("a", texts), ("b", ["nothing of the kind " * 10])):
+        (tmp_path / folder).mkdir()
+        rows(tmp_path / folder / "e.jsonl", [*({"text": t} for t in found), {"x": 1}])
+
+    def look(*files):
+        others = {str(f): (lambda reading, f=f: read_examples(f, reading)) for f in files}
+        out = tmp_path / "out"
+        return made(path, small_tokenizer, out, held_out=0.1, others=others, overwrite=True)
+
+    first, second = (str(tmp_path / folder / "e.jsonl") for folder in "ab")
+    report = look(tmp_path / "a" / "e.jsonl", tmp_path / "b" / "e.jsonl")
+    assert report["examples"]["train"] == report["overlap"][first]["known"] == 54
+    assert report["overlap"][second]["share"] == 0.0
+    assert report["rejected_of_others"] == {first: 1, second: 1}
+    with pytest.raises(UserError, match="none.jsonl holds no text to look for"):
+        look(rows(tmp_path / "none.jsonl", [{"x": 1}]))
+
+
+def test_line_ends_and_odd_names_and_keys(tmp_path, small_tokenizer):
+    folder = tmp_path / "in"
+    (folder / ".hidden").mkdir(parents=True)
+    (folder / ".hidden" / "x.txt").write_text("not seen")
+    (folder / "LOUD.TXT").write_bytes(b"One\r\ntwo.\r\n<|endoftext|>Three\rfour.")
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    (folder / "caf\udce9.jsonl").write_text('{"\\ud800": 1}\n{"text": "five"}\n')
+    report = made(folder, small_tokenizer, tmp_path / "out", held_out=0.3)
+    assert report["skipped_files"] == ["notes.pdf"] and report["rejected"] == 1
+    end = small_tokenizer.end_of_text
+    written = [d for side in ("train", "val") for d in documents(tmp_path / "out", side, end)]
+    texts = {small_tokenizer.decode(i for i, _ in text[1:]) for text in written}
+    assert texts == {"One\ntwo.", "Three\nfour.", "five", ""}
 
 
 @pytest.mark.slow

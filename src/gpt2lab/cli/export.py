@@ -51,10 +51,17 @@ def run(argv: Sequence[str]) -> None:
             f"--dtype {command.dtype} goes not with --to {command.to}; take one of "
             f"{', '.join(formats[command.to])}"
         )
+    if command.shard_gib is not None:
+        if command.to != "hf":
+            raise UserError(f"--shard-gib goes not with --to {command.to}; leave it out")
+        if not 1e-6 <= command.shard_gib <= 1e6:
+            raise UserError(f"--shard-gib is {command.shard_gib}; it must be from 1e-6 to 1e6")
     from gpt2lab.progress import step
     from gpt2lab.storage import refuse_existing
 
     refuse_existing(command.out, overwrite=command.overwrite)
+    if command.to == "gguf" and command.out.is_dir():
+        raise UserError(f"{command.out} is a folder; name the file to write, as in mine.gguf")
     with step(f"reading {command.model}"):
         found = _read(command)
     with step(f"writing {command.out}"):
@@ -67,18 +74,34 @@ def run(argv: Sequence[str]) -> None:
 
 def _read(command: Command) -> "Checkpoint":
     """The model, with an adapter merged into it."""
-    import gpt2lab
+    from gpt2lab.model import checkpoint
+    from gpt2lab.storage import read_json
+    from gpt2lab.tokenizer import Tokenizer
     from gpt2lab.training import lora
 
     folder = Path(command.model)
     if not (folder / lora.CONFIG).exists():
         if command.base is not None:
             raise UserError(f"--base goes with an adapter, but {folder} is none; leave it out")
-        return gpt2lab.load(command.model)
-    found = gpt2lab.load(command.base or lora.base_of(folder))
+        source = checkpoint.folder_of(command.model)
+        _require_apart(command.out, source)
+        return checkpoint.load(source)
+    base = checkpoint.folder_of(command.base or lora.base_of(folder))
+    _require_apart(command.out, folder, base)
+    found = checkpoint.load(base)
     lora.load(folder, found.model)
     found.model = lora.merge(found.model)
+    if (folder / checkpoint.METADATA).exists():  # a run's adapter, which has its own tokenizer
+        found.metadata = read_json(folder / checkpoint.METADATA)
+        found.tokenizer = Tokenizer.load(folder)
     return found
+
+
+def _require_apart(out: Path, *sources: Path) -> None:
+    """Raise UserError if writing to `out` would replace what is read."""
+    for source in sources:
+        if source.resolve().is_relative_to(out.resolve()):
+            raise UserError(f"{out} holds the model that is read, {source}; choose another OUT")
 
 
 def _write(command: Command, found: "Checkpoint") -> None:

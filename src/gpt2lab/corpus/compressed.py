@@ -84,14 +84,14 @@ def read_pieces(path: Path, damage: list[Damage]) -> Iterator[bytes]:
 
 def pieces_of(file: IO[bytes], path: Path, damage: list[Damage]) -> Iterator[bytes]:
     """The same, of a file that is open; its position tells how much of it has been used."""
-    name = str(path)
-    if path.suffix == ".zst":
+    name, suffix = str(path), path.suffix.lower()
+    if suffix == ".zst":
         return _zstd(file, name, damage)
-    if path.suffix == ".xz":
+    if suffix == ".xz":
         return _streams(file, name, damage, lzma.LZMADecompressor, lzma.LZMAError)
-    if path.suffix == ".bz2":
+    if suffix == ".bz2":
         return _streams(file, name, damage, bz2.BZ2Decompressor, OSError)
-    if path.suffix == ".gz":
+    if suffix == ".gz":
         return _streams(file, name, damage, Inflate, zlib.error)
     return _plain(file, name)
 

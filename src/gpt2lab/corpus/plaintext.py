@@ -20,6 +20,8 @@ FEW = 20
 PASSAGE_CHARS = 8192
 # A text file is one document or a few: read whole.
 MAX_TEXT_BYTES = 4 << 30
+# Rows of Parquet held at a time: a small file may hold large ones.
+_ROWS = 64
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -46,14 +48,24 @@ def find_files(path: Path, also: Sequence[str] = ()) -> list[Path]:
     also: suffixes of more kinds of files that can be read.
     """
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no ordinary file; it is read twice, so save it as one")
         return [path]
     plain = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *also)
     wanted = (*plain, *(s + c for s in plain for c in COMPRESSED), PARQUET)
-    found = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(wanted))
+    found = sorted(f for f in seen(path) if f.name.lower().endswith(wanted))
     if not found:
         shown = ", ".join("*" + s for s in (*plain, PARQUET))
         raise UserError(f"{path} holds no file named {shown} (or these with .zst, .gz, .xz, .bz2)")
     return found
+
+
+def seen(folder: Path) -> Iterator[Path]:
+    """The files of a folder and the folders in it; what is hidden is not seen."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            yield path
 
 
 def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
@@ -61,7 +73,7 @@ def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
 
     Raises UserError for what is no document: bytes that are not UTF-8, a line without text.
     """
-    name = without_compression(file.name)
+    name = without_compression(file.name).lower()
     if name.endswith(PARQUET):
         yield from _read_parquet(file)
     elif name.endswith(JSON_SUFFIXES):
@@ -73,12 +85,12 @@ def read_file(file: Path, damage: list[Damage]) -> Iterator[Document]:
 
 def without_compression(name: str) -> str:
     """`a.jsonl.zst` -> `a.jsonl`."""
-    while name.endswith(COMPRESSED):
+    while name.lower().endswith(COMPRESSED):
         name = name.rsplit(".", 1)[0]
     return name
 
 
-def _blocks(
+def read_blocks(
     file: Path, damage: list[Damage], read: Callable[[Path, list[Damage]], Iterator[bytes]]
 ) -> Iterator[bytes]:
     """Pieces of a file. Files written by hand may lack the end of their last line."""
@@ -108,7 +120,7 @@ def read_bytes(file: Path) -> bytes:
 
 def _bytes(file: Path, damage: list[Damage]) -> bytes:
     pieces, size = [], 0
-    for block in _blocks(file, damage, read_pieces):
+    for block in read_blocks(file, damage, read_pieces):
         size += len(block)
         if size > MAX_TEXT_BYTES:
             raise UserError(
@@ -133,7 +145,7 @@ def _decode(file: Path, data: bytes) -> str:
 def _read_json_lines(file: Path, damage: list[Damage]) -> Iterator[Document]:
     own: list[Damage] = []
     number = 0
-    for block in _blocks(file, own, read_lines):
+    for block in read_blocks(file, own, read_lines):
         yield from read_json_block(file, block, number, damage)
         number += block.count(b"\n")
     damage += own
@@ -212,7 +224,7 @@ def parquet_rows(file: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, 
         with pq.ParquetFile(file) as table:
             there = table.schema_arrow.names
             names = [n for n in columns if n in there] if columns else None
-            for batch in table.iter_batches(1024, columns=names):
+            for batch in table.iter_batches(_ROWS, columns=names):
                 yield from batch.to_pylist()
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; check the path") from None

@@ -4,9 +4,10 @@ Names and layout are those of llama.cpp's `gpt2` architecture: maps as [n_out, n
 and positions in float32, and no head, which llama.cpp takes from the token table.
 """
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ _TABLES = {
     "ln_f.weight": "output_norm.weight",
     "ln_f.bias": "output_norm.bias",
 }
+_HEAD = "output.weight"
 _BLOCKS = {
     "ln_1": "attn_norm",
     "attn.c_attn": "attn_qkv",
@@ -42,6 +44,11 @@ _BLOCKS = {
     "mlp.c_proj": "ffn_down",
 }
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
+# Of float16.
+_LARGEST = 65504.0
+# Bytes of a value by its type in a file's header; 8 is a string, 9 an array.
+_VALUES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
 
 
 def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, form: Form, name: str) -> None:
@@ -83,6 +90,8 @@ def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, form: Form, name: 
         writer.write_ti_data_to_file()
         for ours, kind in types.values():
             data = _rows(ours, tensors.pop(ours)).float().contiguous().cpu().numpy()
+            if kind is not kinds.F32 and np.abs(data).max() > _LARGEST:
+                raise UserError(f"{ours} has numbers too large for {form}; take f32")
             writer.write_tensor_data(gguf.quants.quantize(data, kind))
         writer.close()
 
@@ -146,6 +155,7 @@ def read_gguf(path: Path) -> tuple[GPT2, Tokenizer]:
     Raises UserError if the file is damaged, or holds another architecture.
     """
     gguf = _package()
+    _require_whole_header(path)
     try:
         reader = gguf.GGUFReader(path)
         found = {tensor.name: tensor for tensor in reader.tensors}
@@ -158,16 +168,72 @@ def read_gguf(path: Path) -> tuple[GPT2, Tokenizer]:
     if kind != ARCHITECTURE:
         raise UserError(f"{path} holds a {kind!r} model; only gpt2 can be read")
     config = _read_config(path, fields, found)
+    _require_apart(path, reader.data_offset, found)
+    names = dict(_names(config)) | {_HEAD: "lm_head.weight"}
     tensors: dict[str, Tensor] = {}
-    for theirs, ours in _names(config):
-        if theirs not in found:
+    for theirs, ours in names.items():
+        if theirs not in found and theirs != _HEAD:
             raise UserError(f"{path}: tensor {theirs!r} is missing; fetch the file again")
-        tensor = found[theirs]
-        data: npt.NDArray[Any] = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        shape = tuple(int(n) for n in reversed(tensor.shape))
-        t = torch.from_numpy(np.array(data, np.float32).reshape(shape))
-        tensors[ours] = _rows(ours, t)
+        if theirs in found:
+            tensors[ours] = _rows(ours, _dequantized(gguf, path, found[theirs]))
+    for theirs in found:
+        if theirs not in names:
+            raise UserError(f"{path}: tensor {theirs!r} is not part of a GPT-2 of its shape")
     return build(config, LoadedTensors(path, tensors)), Tokenizer(_read_vocabulary(path, fields))
+
+
+def _dequantized(gguf: Any, path: Path, tensor: Any) -> Tensor:
+    try:
+        data: npt.NDArray[Any] = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    except (RuntimeError, ValueError, LookupError, TypeError):
+        kind = tensor.tensor_type.name
+        raise UserError(f"{path}: {tensor.name!r} is {kind}, which cannot be read") from None
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+    return torch.from_numpy(np.array(data, np.float32).reshape(shape))
+
+
+def _require_apart(path: Path, begin: int, found: dict[str, Any]) -> None:
+    """Raise UserError if tensors lie over each other, or over the header."""
+    end = begin
+    for tensor in sorted(found.values(), key=lambda t: int(t.data_offset)):
+        if int(tensor.data_offset) < end:
+            raise UserError(f"{path}: {tensor.name!r} lies over what is before it; fetch it again")
+        end = int(tensor.data_offset) + int(tensor.n_bytes)
+
+
+def _require_whole_header(path: Path) -> None:
+    """Raise UserError if a file says that it holds more than it can; its reader would go on."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            magic, _, tensors, count = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF":
+                raise ValueError("it does not begin with GGUF")
+            if tensors + count > size:
+                raise ValueError("it counts more entries than it has bytes")
+            for _ in range(count):
+                _skip(file, size, *struct.unpack("<Q", file.read(8)))
+                kind = int.from_bytes(file.read(4), "little")
+                many = 1
+                if kind == _ARRAY:
+                    kind, many = struct.unpack("<IQ", file.read(12))
+                if many > size:
+                    raise ValueError("a list is longer than the file")
+                if kind == _STRING:
+                    for _ in range(many):
+                        _skip(file, size, *struct.unpack("<Q", file.read(8)))
+                else:
+                    _skip(file, size, many * _VALUES[kind])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from None
+
+
+def _skip(file: BinaryIO, size: int, count: int) -> None:
+    if count > size - file.tell():
+        raise ValueError("it ends within its header")
+    file.seek(count, 1)
 
 
 def _read_config(path: Path, fields: dict[str, Any], found: dict[str, Any]) -> GPT2Config:
@@ -184,9 +250,15 @@ def _read_config(path: Path, fields: dict[str, Any], found: dict[str, Any]) -> G
     for name, value in shape.items():
         if type(value) is not int or not 0 < value < 2**24:
             raise UserError(f"{path}: {name} is {value!r}; it must be a positive whole number")
+    epsilon = fields.get(f"{ARCHITECTURE}.attention.layer_norm_epsilon", 1e-5)
+    if not isinstance(epsilon, float) or abs(epsilon - 1e-5) > 1e-9:
+        raise UserError(f"{path}: layer_norm_epsilon is {epsilon}, GPT-2's 1e-5; cannot load it")
     if shape["n_layer"] > len(found):  # before a hostile file can ask for a billion layers
         raise UserError(f"{path} names more layers than it has tensors; fetch it again")
-    return GPT2Config(**shape)
+    try:
+        return GPT2Config(**shape)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _read_vocabulary(path: Path, fields: dict[str, Any]) -> Vocabulary:

@@ -37,7 +37,9 @@ def write_onnx(folder: Path, model: GPT2, *, overwrite: bool = False) -> None:
         raise UserError("ONNX needs onnx and onnxscript; pip install 'gpt2lab[export]'") from None
     require_floats(model)
     limit = model.config.n_positions
-    ids_BT = torch.zeros(2, min(8, limit), dtype=torch.int64)
+    if limit < 8:
+        raise UserError(f"the model's context is {limit} tokens; ONNX takes 8 or more")
+    ids_BT = torch.zeros(2, 8, dtype=torch.int64)
     # A single token takes another way through the code; that of several serves it as well.
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", min=2, max=limit)}
     quiet = logging.getLogger("torch.onnx")

@@ -184,16 +184,26 @@ class Prefetch:
 def validation_windows(
     tokens: Tokens, context: int, count: int, learned: Tokens | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets [N, T] of up to `count` windows spread evenly over `tokens`.
+    """Inputs and targets [N, T] of up to `count` windows spread evenly over `tokens`, of those in
+    which something is learned.
 
     The same for every run and step, so that losses compare.
     """
     available = (len(tokens) - 1) // context
+    places = np.arange(available)
+    if learned is not None and available:
+        flags = learned.slice(1, available * context).reshape(available, context)
+        places = places[flags.any(axis=1)]
+        if not len(places):
+            raise UserError(
+                "no window of the held-out text has anything to learn; hold out more, or take a "
+                "longer context"
+            )
     if available < 1:
         raise UserError(
             f"the held-out text is {len(tokens)} tokens, fewer than one window of {context}; "
-            "raise data.held_out or give more text"
+            "hold out more, shorten the context, or give more text"
         )
-    chosen = np.unique(np.linspace(0, available - 1, min(count, available)).astype(int))
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))]
     x, y = _pairs(tokens, learned, chosen * context, context)
     return torch.from_numpy(x), torch.from_numpy(y)

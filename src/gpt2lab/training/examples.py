@@ -3,11 +3,14 @@ chats. What cannot be used is told by file and line, and the rest is read all th
 """
 
 import codecs
+import contextlib
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +20,21 @@ from gpt2lab.corpus.plaintext import (
     SEPARATOR,
     find_files,
     parquet_rows,
+    read_blocks,
+    seen,
     without_compression,
 )
 from gpt2lab.errors import DamagedInput, UserError
-from gpt2lab.training.records import LONGEST, PLAIN, Example, Form, Part, UnfitError, examples_of
+from gpt2lab.training.records import (
+    FIELDS,
+    LONGEST,
+    PLAIN,
+    Example,
+    Form,
+    Part,
+    UnfitError,
+    examples_of,
+)
 
 TABLES = (".csv", ".tsv")
 # A plain text of more characters is cut; a row may be longer, but not than LONGEST.
@@ -34,6 +48,7 @@ _MARKS = (
 )  # fmt: skip
 # Of Western, Cyrillic, Chinese, Japanese, Korean and Central European text.
 _COMMON = ("cp1252", "cp1251", "gb18030", "cp932", "cp949", "big5", "cp1250")
+_NO_TEXT = ("punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined")
 # How far from the best guess another is still as good.
 _NEAR = 0.1
 # How many rejected rows are remembered word for word.
@@ -54,12 +69,19 @@ class Reading:
     """Where the first of them are, and why."""
     encodings: dict[str, str] = field(default_factory=dict)
     """Of files that are not UTF-8, what they were taken for: a guess."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of a folder that are of no kind that is read."""
 
     def reject(self, where: str, why: str) -> None:
         """Leave a row out."""
         self.rejected += 1
         if len(self.told) < _MOST_TOLD:
-            self.told.append(f"{where}: {why}")
+            self.told.append(writable(f"{where}: {why}"))
+
+
+def writable(name: str) -> str:
+    """A name or key as it can be told, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_examples(
@@ -79,21 +101,28 @@ def read_examples(
     form: how turns of a chat are written.
     Raises UserError naming a file that cannot be read at all.
     """
-    for file in find_files(path, (*TABLES, ".json")):
+    files = find_files(path, (*TABLES, ".json"))
+    if path.is_dir():
+        others = sorted(set(seen(path)) - set(files))[:_MOST_TOLD]
+        reading.skipped = [writable(file.name) for file in others]
+    for file in files:
         name = without_compression(file.name).lower()
         pieces = _decoded(file, reading, encoding)
         if name.endswith(".parquet"):
-            numbered = enumerate(parquet_rows(file), start=1)
+            wanted = (column,) if column else FIELDS
+            numbered = enumerate(parquet_rows(file, wanted), start=1)
             records = ((f"{file.name}, row {number}", row) for number, row in numbered)
             yield from _of_records(records, reading, column, form)
         elif name.endswith(JSON_SUFFIXES):
-            yield from _of_records(_json_lines(file, reading), reading, column, form)
+            found = _json_lines(file, _line_blocks(file, reading, encoding), reading)
+            yield from _of_records(found, reading, column, form)
         elif name.endswith(".json"):
             yield from _of_records(_json(file, pieces), reading, column, form)
         elif name.endswith(TABLES):
-            rows = csv.reader(
-                _lines(file, pieces), delimiter="\t" if name.endswith(".tsv") else ",", strict=True
-            )
+            lines = _lines(file, pieces)
+            first = next(lines, "")
+            tab = "\t" if name.endswith(".tsv") else _delimiter(first)
+            rows = csv.reader(chain([first], lines), delimiter=tab, strict=True)
             table = _table(file, rows, reading, column)
             yield from _of_records(table, reading, column, form)
         else:
@@ -112,10 +141,26 @@ def _of_records(
             reading.reject(where, str(why))
 
 
-def _json_lines(file: Path, reading: Reading) -> Iterator[tuple[str, Any]]:
+def _line_blocks(file: Path, reading: Reading, encoding: str) -> Iterator[bytes]:
+    """Whole lines in UTF-8, whatever they are in, if that is said or marked."""
+    if encoding or _marked(file):
+        pieces = _decoded(file, reading, encoding)
+        yield from (line.encode("utf-8", "surrogatepass") for line in _lines(file, pieces))
+        return
     damage: list[Damage] = []
+    yield from read_blocks(file, damage, read_lines)
+    _tell(damage, reading)
+
+
+def _marked(file: Path) -> bool:
+    """Whether a file begins with a byte-order mark."""
+    head = next(read_blocks(file, [], read_pieces), b"")
+    return head.startswith(tuple(mark for mark, _ in _MARKS))
+
+
+def _json_lines(file: Path, blocks: Iterator[bytes], reading: Reading) -> Iterator[tuple[str, Any]]:
     number = 0
-    for block in read_lines(file, damage):
+    for block in blocks:
         for line in block.removesuffix(b"\n").split(b"\n"):
             number += 1
             if not line.strip():
@@ -125,7 +170,6 @@ def _json_lines(file: Path, reading: Reading) -> Iterator[tuple[str, Any]]:
                 yield where, json.loads(line)
             except (ValueError, RecursionError) as error:
                 reading.reject(where, f"is not JSON ({error})")
-    _tell(damage, reading)
 
 
 def _tell(damage: list[Damage], reading: Reading) -> None:
@@ -187,12 +231,20 @@ def _table(
                 raise UserError(
                     f"{file} has no column {column!r}, only {', '.join(head)}; check its first line"
                 )
+            twice = next((name for name in head if head.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"{file} has two columns {twice!r}; rename one in its first line")
             if len(head) == 1 and not column:
                 head = ["text"]
         elif len(row) != len(head):
             reading.reject(where, f"has {len(row)} fields, the first line {len(head)}")
         else:
             yield where, dict(zip(head, row, strict=True))
+
+
+def _delimiter(heading: str) -> str:
+    """What parts the columns: a comma, but some programs write semicolons or tabs."""
+    return "," if "," in heading else next((mark for mark in ";\t" if mark in heading), ",")
 
 
 def _lines(file: Path, pieces: Iterator[str]) -> Iterator[str]:
@@ -226,7 +278,7 @@ def _texts(pieces: Iterator[str], documents: Documents) -> Iterator[str]:
 def _decoded(file: Path, reading: Reading, encoding: str) -> Iterator[str]:
     """The text of a file, piece by piece; UserError if its encoding cannot be told."""
     damage: list[Damage] = []
-    pieces = read_pieces(file, damage)
+    pieces = read_blocks(file, damage, read_pieces)
     head = b""
     for piece in pieces:
         head += piece
@@ -235,11 +287,10 @@ def _decoded(file: Path, reading: Reading, encoding: str) -> Iterator[str]:
     if not encoding:
         encoding = _known_encoding(file, head) or _guessed_encoding(file, head)
         if not encoding.startswith("utf"):
-            reading.encodings[str(file)] = encoding
-    try:
-        decode = codecs.getincrementaldecoder(encoding)().decode
-    except LookupError:
-        raise UserError(f"there is no encoding {encoding!r}; try utf-8 or cp1252") from None
+            reading.encodings[writable(str(file))] = encoding
+    decoder = _decoder(encoding)
+    # Line ends of Windows and of old Macintoshes become \n.
+    decode = io.IncrementalNewlineDecoder(decoder, translate=True).decode
     place = 0
     try:
         yield decode(head)
@@ -248,13 +299,27 @@ def _decoded(file: Path, reading: Reading, encoding: str) -> Iterator[str]:
             yield decode(piece)
             place += len(piece)
         yield decode(b"", True)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        at = f" at byte {place + error.start:,}" if isinstance(error, UnicodeDecodeError) else ""
         raise UserError(
-            f"{file} is not {encoding} at byte {place + error.start:,}; give --encoding, or "
-            f"convert it, for example: iconv -f latin1 -t utf-8 {file.name}"
+            f"{file} is not {encoding}{at}; give --encoding, or convert it, for example: "
+            f"iconv -f latin1 -t utf-8 {file.name}"
         ) from None
     if damage:
         raise DamagedInput(f"{damage[0]}; fetch or make the file again")
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
+    """Of an encoding of text; Python's others turn bytes into bytes, or text into anything."""
+    try:
+        known = codecs.lookup(encoding).name not in _NO_TEXT
+        with contextlib.suppress(UnicodeError):
+            b"a".decode(encoding)
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise UserError(f"there is no encoding {encoding!r} of text; try utf-8 or cp1252")
+    return codecs.getincrementaldecoder(encoding)()
 
 
 def _known_encoding(file: Path, head: bytes) -> str | None:

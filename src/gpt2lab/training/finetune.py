@@ -4,21 +4,26 @@ A run is made of a recipe like any other; whatever is chosen here is written dow
 """
 
 import math
+import os
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from gpt2lab.corpus.shards import has_split, open_split
+from gpt2lab.corpus.shards import open_split
 from gpt2lab.doctor import fastest_dtype, named_or_best_device
 from gpt2lab.errors import UserError
 from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import checkpoint
 from gpt2lab.model.config import SIZES, GPT2Config
 from gpt2lab.progress import console, step
-from gpt2lab.storage import no_empty_folders, read_json, require_writable_folder
+from gpt2lab.settings import from_table
+from gpt2lab.storage import no_empty_folders, read_json
 from gpt2lab.tokenizer.bpe import Tokenizer
 from gpt2lab.tokenizer.hub import PUBLISHED
 from gpt2lab.training import folder, saved
@@ -26,7 +31,7 @@ from gpt2lab.training import run as runs
 from gpt2lab.training.examples import Documents, Reading, read_examples
 from gpt2lab.training.fit import Choice, Name, applied, choices, choose, room
 from gpt2lab.training.lora import Shape
-from gpt2lab.training.prepared import Read, prepare
+from gpt2lab.training.prepared import REPORT, Read, learned, prepare
 from gpt2lab.training.recipe import Data, Dtype, Every, Finetune, Method, Optimizer, Recipe, Train
 from gpt2lab.training.records import PLAIN, TOKENS, Example
 from gpt2lab.training.result import ADAPTER, MODEL
@@ -41,6 +46,8 @@ _VALIDATIONS = 20
 # Training text is at least so many sequences, lest it be seen in one place only.
 _LEAST_SEQUENCES = 16
 _PROMPTS, _PROMPT_TOKENS = 3, 16
+# Held-out tokens among whose texts their beginnings are found.
+_LOOKED_AT = 1 << 20
 _MOST_EPOCHS = 1000
 # GPT-2's vocabulary has about four characters of English a token, one of Russian, half of Chinese.
 _FEW_CHARACTERS = 1.4
@@ -69,8 +76,9 @@ class Finetuned:
         if made.tokenizer is None:
             raise UserError(f"{self.model} has lost its tokenizer; copy that of the base there")
         request = Request(
-            tuple(made.tokenizer.encode(prompt)), max_tokens, Sampling(0.8, top_k=40), seed
-        )
+            tuple(made.tokenizer.encode(prompt, specials=True)), max_tokens,
+            Sampling(0.8, top_k=40), seed,
+        )  # fmt: skip
         return generate(made.model, made.tokenizer, [request])[0].text
 
 
@@ -94,18 +102,26 @@ def finetune(
     model, texts, run = str(model), Path(texts), Path(out)
     if not texts.exists():
         raise UserError(f"{texts} does not exist; check the path")
-    with no_empty_folders(run):
-        require_writable_folder(run)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("finetune works on one device; start it without torchrun")
+    with no_empty_folders(run), ExitStack() as stack:
+        runs.take(run, stack)
         # Before hours are spent on reading: a folder in use, no room, what cannot be.
         shards = _place(run, overwrite=overwrite)
-        folder.require_room(run, (str(shards),), overwrite=overwrite)
         base = checkpoint.folder_of(model)
+        if overwrite and base.resolve().is_relative_to(run.resolve()):
+            raise UserError(f"{model} lies in {run}, which is to be replaced; choose another --out")
         shape = checkpoint.from_hf_config(base / "config.json")
         draft = _draft(model, shape, settings)
         starting_shape(applied(draft, _choose(draft, settings).way, 1))
-        some, tokenizer = _prepare(base, texts, shards, settings)
-        recipe = _recipe(model, shape, tokenizer, shards, settings, some=some)
-    made = runs.start(recipe, run, overwrite=overwrite)
+        try:
+            masked, tokenizer = _prepare(base, texts, shards, settings)
+            recipe = _recipe(model, shape, tokenizer, shards, settings, masked=masked)
+            made = runs.start(recipe, run, overwrite=overwrite, held=True)
+        except BaseException:
+            if not _begun(run, shards):
+                shutil.rmtree(shards, ignore_errors=True)
+            raise
     return outcome(run, made)
 
 
@@ -141,20 +157,33 @@ def plan(model: str, settings: Settings) -> tuple[list[Choice], Choice | None, i
 
 
 def _with(settings: Settings, more: dict[str, Any]) -> Settings:
-    texts = {name: more.pop(name) for name in list(more) if name in Texts.__annotations__}
-    unknown = [name for name in more if name not in Settings.__annotations__]
-    if unknown:
-        raise UserError(
-            f"finetune has no setting {unknown[0]!r}; it has {', '.join(Settings.__annotations__)}"
-        )
-    return replace(settings, texts=replace(settings.texts, **texts), **more)
+    """Settings with those that were given by name, of the right types."""
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in more.items()}
+    texts = {name: plain.pop(name) for name in list(plain) if name in Texts.__annotations__}
+    given = from_table(Settings, plain | {"texts": texts}, where="finetune")
+    changed = {name: getattr(given.texts, name) for name in texts}
+    return replace(
+        settings,
+        texts=replace(settings.texts, **changed),
+        **{name: getattr(given, name) for name in plain},
+    )
 
 
 def _place(run: Path, *, overwrite: bool) -> Path:
     """Where the shards go: beside those of an older run, which may have to be brought back."""
-    if not overwrite or not folder.recipe_file(run).exists():
-        return run / "data"
-    return next(p for n in range(2, 1000) if not (p := run / f"data-{n}").exists())
+    shards = run / "data"
+    folder.bring_back(run, (str(shards),))
+    folder.require_room(run, (str(shards),), overwrite=overwrite)
+    if folder.recipe_file(run).exists():
+        return next(p for n in range(2, 1000) if not (p := run / f"data-{n}").exists())
+    if shards.exists() and not (shards / REPORT).exists():  # not left by a call that was killed
+        raise UserError(f"{shards} is there, and of no run; move it away or choose another --out")
+    return shards
+
+
+def _begun(run: Path, shards: Path) -> bool:
+    """Whether the folder's run is one on these shards."""
+    return (run / folder.RECIPE).exists() and runs.saved_recipe(run).data.path == str(shards)
 
 
 def _shape(model: str) -> GPT2Config:
@@ -178,6 +207,11 @@ def _draft(model: str, shape: GPT2Config, settings: Settings, longest: int | Non
     dtype = cast(Dtype, fastest_dtype(torch.device(device)))
     if settings.batch < 1:
         raise UserError(f"batch is {settings.batch}; it must be at least 1")
+    for prompt in settings.prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the prompt {prompt!a} is not text; write it in UTF-8") from None
     if not 0 < settings.epochs <= _MOST_EPOCHS:
         raise UserError(f"epochs is {settings.epochs}; it must be above 0, at most {_MOST_EPOCHS}")
     if not 0 < context <= shape.n_positions:
@@ -211,7 +245,12 @@ def _rate(settings: Settings, method: Method, optimizer: Name = "adamw") -> floa
 def _asked(settings: Settings) -> dict[str, Any]:
     names = ("method", "optimizer", "weights", "checkpoint_blocks")
     asked = {name: getattr(settings, name) for name in names}
-    if settings.texts.chat == "tokens" and asked["method"] is None:
+    if settings.texts.chat == "tokens":
+        if asked["method"] not in (None, "full"):
+            raise UserError(
+                f"--chat tokens adds to the vocabulary, which --method {asked['method']} leaves "
+                "as it is; take --method full, or --chat text"
+            )
         asked["method"] = "full"
     return asked
 
@@ -243,7 +282,7 @@ def _prepare(base: Path, texts: Path, shards: Path, settings: Settings) -> tuple
     report = prepare(
         reading(texts), Tokenizer.load(base), shards,
         form=form, held_out=how.held_out, step=step, overwrite=True,
-        others={path.name: reading(path) for path in how.check},
+        others={str(path): reading(path) for path in how.check},
     )  # fmt: skip
     _tell(report, shards)
     return report["prompts"], Tokenizer.load(shards / "tokenizer")
@@ -267,7 +306,12 @@ def _tell(report: dict[str, Any], shards: Path) -> None:
     near = report["near_duplicates"]
     if near and near["found"]:
         lines.append(f"{near['found']:,} texts are nearly the same as one before them")
-    for name, found in (report["overlap"] or {}).items():
+    for name, count in report["rejected_of_others"].items():
+        lines.append(f"{count:,} rows of {name} cannot be used, and are not looked for")
+    if report["skipped_files"]:
+        shown = ", ".join(report["skipped_files"][:3])
+        lines.append(f"{len(report['skipped_files']):,} files of other kinds are left out: {shown}")
+    for name, found in report["overlap"].items():
         lines.append(
             f"{name}: {100 * found['share']:.1f} % of its word 8-grams, and {found['known']:,} of "
             f"its {found['texts']:,} texts, are among those to learn from"
@@ -283,11 +327,11 @@ def _recipe(
     shards: Path,
     settings: Settings,
     *,
-    some: bool,
+    masked: bool,
 ) -> Recipe:
     """Everything that was left open, decided."""
-    tokens = len(open_split(shards, "train"))
-    longest = max(8, tokens // _LEAST_SEQUENCES)
+    tokens, held_out = len(open_split(shards, "train")), len(open_split(shards, "val"))
+    longest = max(8, min(tokens // _LEAST_SEQUENCES, held_out - 1))
     draft = _draft(model, shape, settings, longest)
     choice = _choose(draft, settings)
     way = choice.way
@@ -304,7 +348,7 @@ def _recipe(
         finetune=replace(recipe.finetune, vocab_size=tokenizer.size if more else None),
         data=Data(
             path=str(shards),
-            separate_documents=some if settings.separate_documents is None
+            separate_documents=masked if settings.separate_documents is None
             else settings.separate_documents,
         ),
         optimizer=replace(
@@ -331,24 +375,21 @@ def _windows(steps: int | None, batch: int) -> int:
 
 def _beginnings(shards: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
     """Prompts of held-out texts, or their first words."""
-    ids = open_split(shards, "val")
-    flags = open_split(shards, "val-learned") if has_split(shards, "val-learned") else None
+    tokens = open_split(shards, "val")
+    ids = tokens.slice(0, min(len(tokens), _LOOKED_AT))
+    flags = open_split(shards, learned("val")).slice(0, len(ids))
+    starts = (ids == tokenizer.end_of_text).nonzero()[0] + 1
     found: list[str] = []
-    start = 0
-    while start < len(ids) - 1 and len(found) < _PROMPTS:
-        text = ids.slice(start + 1, min(512, len(ids) - start - 1))
-        ends = (text == tokenizer.end_of_text).nonzero()[0]
-        length = int(ends[0]) if len(ends) else len(text)
-        given = 0
-        if flags is not None:
-            learned = flags.slice(start + 1, length).nonzero()[0]
-            given = int(learned[0]) if len(learned) else length
-        shown = tokenizer.decode(text[: given or min(_PROMPT_TOKENS, length)])
+    for start, end in pairwise((*starts.tolist(), len(ids) + 1)):
+        text, own = ids[start : end - 1], flags[start : end - 1]
+        given = int(own.argmax()) if own.any() else 0
+        shown = tokenizer.decode(text[: given or _PROMPT_TOKENS])
         if not given and len(shown.split()) > 1:  # of plain text, whole words
             shown = shown[: len(shown.rstrip()) - len(shown.split()[-1])].rstrip()
         if shown.strip():
             found.append(shown)
-        start += length + 1
+        if len(found) == _PROMPTS:
+            break
     return tuple(found)
 
 

@@ -61,18 +61,22 @@ class Choice:
 
 def room(device: torch.device) -> int:
     """Bytes that a run may take on a device."""
-    there = memory_bytes(device) or available_memory()
-    if device.type == "cpu":
-        there = min(there, available_memory())
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[0]
+    else:
+        there = min(memory_bytes(device) or available_memory(), available_memory())
     return int(_USABLE * there)
 
 
 def applied(recipe: Recipe, way: Way, micro_batch: int) -> Recipe:
     """The recipe gone about in this way."""
+    dtype = "bfloat16" if way.weights == "bfloat16" else recipe.train.dtype
+    if way.optimizer == "adafactor" and dtype == "float16":  # which needs gradients all at once
+        dtype = "float32"
     train = replace(
         recipe.train,
         weights=way.weights,
-        dtype="bfloat16" if way.weights == "bfloat16" else recipe.train.dtype,
+        dtype=dtype,
         checkpoint_blocks=way.checkpoint_blocks,
         micro_batch=micro_batch,
     )
@@ -117,6 +121,8 @@ def choose(found: list[Choice], **wanted: Any) -> Choice:
     Raises UserError with the least memory that any would take, if none fits.
     """
     asked = {name: value for name, value in wanted.items() if value is not None}
+    if asked.get("optimizer") == "adamw8bit" and not has_8bit():
+        raise UserError("adamw8bit takes bitsandbytes; pip install 'gpt2lab[8bit]'")
     likely = [
         choice
         for choice in found

@@ -10,6 +10,9 @@ from gpt2lab.model.attention import batched
 from gpt2lab.training.loss import CHUNK_ELEMENTS, VOCABULARY_PART
 from gpt2lab.training.recipe import Recipe
 
+# Measured: the process before there is a model, and what is lost between pieces, of the rest.
+_PROGRAM, _BETWEEN = 512 << 20, 0.15
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -22,14 +25,14 @@ class Memory:
     """Of one micro-batch, and the largest temporaries of its passes."""
     loss: int
     """Logits held at a time, and gradients of the head on their way."""
-    unusable: int = 0
-    """On a CPU, what is freed but lies between what is not: a tenth of the rest, measured."""
+    program: int = 0
+    """On a CPU, Python and its libraries, and what is freed but lies between what is not."""
 
     @property
     def total(self) -> int:
         """All of it: the peak falls at the end of the forward pass."""
         held = self.weights + self.gradients + self.optimizer + self.activations + self.loss
-        return held + self.unusable
+        return held + self.program
 
 
 def memory(recipe: Recipe, processes: int = 1) -> Memory:
@@ -63,14 +66,17 @@ def memory(recipe: Recipe, processes: int = 1) -> Memory:
         weights = exact * (mine // data + tables) + low * gathered * (per_block // spread.tensor)
         gradients = exact * (mine if micro_batches > 1 else mine // data + tables)
         moving //= data
-    elif low < kept and recipe.finetune.method != "lora":
-        weights += low * blocks  # autocast's copies
+    elif low < kept:
+        # Autocast's copies; those of weights that do not move are gone with their block.
+        passing = recipe.finetune.method == "lora" and train.checkpoint_blocks
+        weights += low * (per_block if passing else blocks)
     optimizer = _optimizer(recipe, moving, blocks, tables, exact)
     loss = _loss(recipe, exact, low)
-    unusable = 0
+    program = 0
     if (train.device or "cpu").startswith("cpu"):
-        unusable = (weights + gradients + optimizer + activations + loss) // 10
-    return Memory(weights, gradients, optimizer, activations, loss, unusable)
+        held = weights + gradients + optimizer + activations + loss
+        program = _PROGRAM + int(_BETWEEN * held)
+    return Memory(weights, gradients, optimizer, activations, loss, program)
 
 
 def _moving(recipe: Recipe, every: int) -> tuple[int, int]:
@@ -129,7 +135,7 @@ def _activations(recipe: Recipe, exact: int, low: int) -> int:
     activations += 3 * tokens * 4 * width * low // tensor  # temporaries of the MLP
     if recipe.optimizer.name == "muon":
         # When the passes are over: all matrices of the largest shape, whole, three times.
-        activations = max(activations, 3 * exact * model.n_layer * 4 * model.n_embd**2)
+        activations += 3 * exact * model.n_layer * 4 * model.n_embd**2
     return activations
 
 

@@ -19,6 +19,7 @@ from gpt2lab.errors import UserError
 from gpt2lab.model.linear import Linear, linear
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_folder, read_json, write_json
+from gpt2lab.tokenizer.hub import PUBLISHED
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The linear maps of a block, under the names that peft looks for.
@@ -41,8 +42,8 @@ class Shape:
     def __post_init__(self) -> None:
         for name, value, wanted, ok in (
             ("rank", self.rank, f"from 1 to {_HIGHEST_RANK}", 1 <= self.rank <= _HIGHEST_RANK),
-            ("alpha", self.alpha, "above 0", 0 < self.alpha < math.inf),
-            ("dropout", self.dropout, "from 0 to below 1", 0 <= self.dropout < 1),
+            ("alpha", self.alpha, "above 0, at most 1e6", 0 < self.alpha <= 1e6),
+            ("dropout", self.dropout, "from 0 to 0.99", 0 <= self.dropout <= 0.99),
         ):
             if not ok:
                 raise UserError(f"lora.{name} is {value}; it must be {wanted}")
@@ -152,6 +153,8 @@ def merge(model: GPT2) -> GPT2:
     for path, module in changes(model).items():
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, module.merged())
+        if not model.get_parameter(f"{path}.weight").isfinite().all():
+            raise UserError(f"the change to {path} is too large to be added; train it again")
     return model.requires_grad_(True).eval()
 
 
@@ -187,9 +190,9 @@ def write_into(folder: Path, tensors: Mapping[str, Tensor], shape: Shape, base: 
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": PUBLISHED.get(base, base).removeprefix("hf:"),
         "r": shape.rank,
-        "lora_alpha": shape.alpha,
+        "lora_alpha": int(shape.alpha) if shape.alpha == int(shape.alpha) else shape.alpha,
         "lora_dropout": shape.dropout,
         "target_modules": sorted({target.rpartition(".")[2] for target in TARGETS}),
         "fan_in_fan_out": True,  # transformers' GPT-2 keeps its weights transposed
@@ -230,7 +233,14 @@ def _require_fit(folder: Path, model: GPT2, shape: Shape, tensors: Mapping[str, 
             strict=True,
         )
     }
+    if not tensors:
+        raise UserError(f"{folder} holds no change; fetch or save the adapter again")
     for name, t in tensors.items():
+        half = name.replace(".lora_A.", ".lora_B.") in tensors
+        if name in wanted and not (half and name.replace(".lora_B.", ".lora_A.") in tensors):
+            raise UserError(f"{folder}: {name!r} has no counterpart; fetch or save it again")
+        if t.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise UserError(f"{folder}: {name!r} is {t.dtype}; save it as float32")
         if name not in wanted:
             raise UserError(
                 f"{folder}: {name!r} is no map of a block of this model's {len(model.h)}; the "
@@ -279,7 +289,10 @@ def read_shape(folder: Path) -> Shape:
     rank, alpha, dropout = (config.get(k) for k in ("r", "lora_alpha", "lora_dropout"))
     if type(rank) is not int or not all(isinstance(v, int | float) for v in (alpha, dropout)):
         raise UserError(f"{path}: r, lora_alpha and lora_dropout must be numbers")
-    return Shape(rank, float(alpha), float(dropout))  # type: ignore[arg-type]
+    try:
+        return Shape(rank, float(alpha), float(dropout))  # type: ignore[arg-type]
+    except (UserError, OverflowError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

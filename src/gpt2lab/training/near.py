@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpt2lab.errors import UserError
+
 U64 = npt.NDArray[np.uint64]
 
 # Near-duplicates: Jaccard similarity of word 5-grams, told from min-hashes. Bands of eight find a
@@ -47,7 +49,8 @@ class NearDuplicates:
             _, first, which = np.unique(key_N, return_index=True, return_inverse=True)
             earlier = first[which]
             agree = (signatures == signatures[earlier]).mean(axis=1)
-            found |= (earlier < np.arange(len(keys))) & (agree >= _SIMILAR)
+            known = key_N != self._kernels.NO_KEY  # of a text without a word
+            found |= known & (earlier < np.arange(len(keys))) & (agree >= _SIMILAR)
         return {"compared": len(keys), "found": int(found.sum())}
 
 
@@ -55,8 +58,7 @@ class Overlap:
     """How much of other texts stands in those to learn from, as `gpt2lab evaluate` and the paper
     (section 4, table 6) count it: by word 8-grams, lower-cased and alphanumeric.
 
-    Those of the other texts are held exactly, and the texts to learn from pass by once. Without
-    numba nothing is found.
+    Those of the other texts are held exactly, and the texts to learn from pass by once.
     """
 
     def __init__(self) -> None:
@@ -66,10 +68,18 @@ class Overlap:
         self._table = np.empty(0, np.uint64)
 
     def want(self, name: str, texts: Iterable[str]) -> None:
-        """Take texts to look for, before any to learn from."""
-        if self._kernels is not None:
-            self._wanted[name] = [self._grams(text) for text in texts]
-            self._table = np.unique(np.concatenate([self._table, *self._wanted[name]]))
+        """Take texts to look for, before any to learn from.
+
+        Raises UserError if there are none, or numba is missing.
+        """
+        if self._kernels is None:
+            raise UserError(
+                f"to look for {name} among the texts takes numba; pip install 'gpt2lab[corpus]'"
+            )
+        self._wanted[name] = [self._grams(text) for text in texts]
+        if not self._wanted[name]:
+            raise UserError(f"{name} holds no text to look for; check its form, or leave it out")
+        self._table = np.unique(np.concatenate([self._table, *self._wanted[name]]))
 
     def add(self, texts: Sequence[str]) -> None:
         """Look through texts to learn from."""
@@ -78,10 +88,8 @@ class Overlap:
                 grams = self._grams(text)
                 self._found.update(grams[np.isin(grams, self._table)].tolist())
 
-    def report(self) -> dict[str, dict[str, Any]] | None:
+    def report(self) -> dict[str, dict[str, Any]]:
         """Of each name, the share of 8-grams found, and texts of which half are."""
-        if self._kernels is None:
-            return None
         found = np.array(sorted(self._found), np.uint64)
         return {
             name: _share([np.isin(grams, found) for grams in each])

@@ -1,5 +1,6 @@
 """Examples to token shards, with beside each token whether loss is taken on it."""
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,21 +78,25 @@ def prepare(
         raise UserError(f"held_out is {held_out}; it must be above 0 and below 1")
     reading = Reading()
     with step("reading"):
-        pairs = []
+        pairs = array("Q")
         prompts = chats = False
         for example in _passages(read(reading)):
-            pairs.append((_number(example.text), _number(example.group)))
+            pairs.extend((_number(example.text), _number(example.group)))
             prompts |= not all(part.learned for part in example.parts)
             chats |= bool(example.conversation)
     numbers, groups = np.array(pairs, np.uint64).reshape(-1, 2).T
     every = np.unique(groups)
     if not pairs:
-        raise UserError("no example was read; " + (reading.told[0] if reading.told else "no text"))
+        why = reading.told[0] if reading.told else "the files hold no text; give some that do"
+        raise UserError(f"no example was read; {why}")
     if len(every) < 2:
-        raise UserError("there is one example only; give more, so that some can be held out")
+        same = "all examples are the same" if len(numbers) > 1 else "there is one example only"
+        raise UserError(f"{same}; give more, so that some can be held out")
     limit = every[min(len(every) - 1, max(1, round(held_out * len(every)))) - 1]
     if chats:
         tokenizer = tokenizer.for_chats(form.template, form.specials)
+    if tokenizer.size > 2**16:
+        raise UserError(f"the vocabulary has {tokenizer.size:,} tokens; shards hold 65,536 at most")
     with step("tokenising"), atomic_folder(out, overwrite=overwrite) as folder:
         splits = {
             name: _Split(
@@ -101,12 +106,15 @@ def prepare(
             for name in ("train", "val")
         }
         near, overlap = NearDuplicates(), Overlap()
+        unfit: dict[str, int] = {}
         for name, read_other in (others or {}).items():
-            overlap.want(name, (example.text for example in read_other(Reading())))
+            own = Reading()
+            overlap.want(name, (example.text for example in read_other(own)))
+            unfit |= {name: own.rejected} if own.rejected else {}
         for batch in _batches(_passages(read(Reading()))):
             texts = [example.text for example in batch]
             near.add(texts)
-            overlap.add(texts)
+            overlap.add([example.text for example in batch if _number(example.group) > limit])
             for example, ids, flags in _tokens(batch, tokenizer):
                 side = "val" if _number(example.group) <= limit else "train"
                 splits[side].add(example.text, ids, flags)
@@ -118,7 +126,7 @@ def prepare(
         tokenizer.save(folder / "tokenizer")
         write_index(folder, tokenizer.digest, entries)
         report |= {"near_duplicates": near.report(), "overlap": overlap.report()}
-        report["prompts"] = prompts
+        report |= {"rejected_of_others": unfit, "prompts": prompts}
         write_json(folder / REPORT, report)
     return report
 
@@ -136,6 +144,7 @@ def _report(splits: dict[str, _Split], reading: Reading, repeated: int) -> dict[
         "rejected": reading.rejected,
         "rejected_rows": reading.told,
         "guessed_encodings": reading.encodings,
+        "skipped_files": reading.skipped,
     }
 
 

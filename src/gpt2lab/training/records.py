@@ -61,7 +61,8 @@ PLAIN = Form(
     "\n",
     " ",
     "{% for turn in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
-    "{{ turn['role'] | capitalize }}: {{ turn['content'] | trim }}{% endfor %}"
+    "{% if turn['role'] == 'user' %}User{% elif turn['role'] == 'assistant' %}Assistant"
+    "{% else %}System{% endif %}: {{ turn['content'] | trim }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\nAssistant:' }}{% endif %}",
 )
 TOKENS = Form(
@@ -72,6 +73,13 @@ TOKENS = Form(
     "{% for turn in messages %}{{ '<|' + turn['role'] + '|>' }}{{ turn['content'] | trim }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
 )
+
+
+# All that is looked for in a record.
+FIELDS = (
+    "text", "prompt", "completion", "instruction", "input", "context", "output", "response",
+    "messages", "conversations",
+)  # fmt: skip
 
 
 class UnfitError(Exception):
@@ -89,11 +97,15 @@ def examples_of(record: Any, where: str, column: str, form: Form) -> Iterator[Ex
         yield Example((Part(_string(record, column), True),), where)
     elif "messages" in record:
         yield from _chat(record["messages"], where, form)
+    elif "conversations" in record:
+        yield from _chat(_shared(record["conversations"]), where, form)
     elif "instruction" in record:
         asked = _string(record, "instruction")
-        if record.get("input"):
-            asked += "\n\n" + _string(record, "input")
-        turns = [("user", asked), ("assistant", _string(record, "output"))]
+        for more in ("input", "context"):  # Alpaca's and Dolly's
+            if record.get(more):
+                asked += "\n\n" + _string(record, more)
+        answer = "response" if "response" in record else "output"
+        turns = [("user", asked), ("assistant", _string(record, answer))]
         yield from _chat([{"role": role, "content": text} for role, text in turns], where, form)
     elif "prompt" in record or "completion" in record:
         yield Example(_completion(record), where)
@@ -103,8 +115,21 @@ def examples_of(record: Any, where: str, column: str, form: Form) -> Iterator[Ex
         shown = ", ".join(map(str, list(record)[:5])) or "nothing"
         raise UnfitError(
             f"has {shown}; wanted are text, prompt and completion, instruction and output, or "
-            "messages"
+            "messages; --column names another"
         )
+
+
+def _shared(conversations: Any) -> Any:
+    """Turns as ShareGPT writes them, as messages."""
+    if not isinstance(conversations, list):
+        return conversations
+    names = {"human": "user", "gpt": "assistant"}
+    return [
+        {"role": names.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+        if isinstance(turn, Mapping)
+        else turn
+        for turn in conversations
+    ]
 
 
 def _completion(record: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -151,13 +176,13 @@ def _chat(messages: Any, where: str, form: Form) -> list[Example]:
         if not isinstance(turn, Mapping):
             raise UnfitError(f"turn {number} is not an object with role and content")
         role = turn.get("role")
-        if role not in form.markers:
+        if not isinstance(role, str) or role not in form.markers:
             raise UnfitError(f"turn {number} has role {role!r}; there are {', '.join(ROLES)}")
         if said and form.between:
             said.append(Part(form.between, False))
         marker = form.markers[role]
         said.append(Part(marker, False, marker in form.specials))
-        text = form.before + _string(turn, "content").strip()
+        text = form.before + _said(turn).strip()
         if role == "assistant":
             answers.append((*_joined(said), Part(text, True)))
         said.append(Part(text, False))
@@ -165,6 +190,14 @@ def _chat(messages: Any, where: str, form: Form) -> list[Example]:
         raise UnfitError("the last turn is not the assistant's; nothing follows it to learn")
     whole = "".join(part.text for part in said)
     return [Example(parts, where, whole) for parts in answers]
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """What a turn says; some write a list of pieces of text."""
+    content = turn.get("content")
+    if isinstance(content, list) and all(isinstance(piece, Mapping) for piece in content):
+        return "".join(_string(piece, "text", empty=True) for piece in content)
+    return _string(turn, "content")
 
 
 def _joined(parts: list[Part]) -> list[Part]:

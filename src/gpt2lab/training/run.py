@@ -33,17 +33,25 @@ from gpt2lab.training.start import starting_digest
 
 
 def start(
-    recipe: Recipe, run: Path, *, overwrite: bool = False, callbacks: Sequence[Callback] = ()
+    recipe: Recipe,
+    run: Path,
+    *,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    held: bool = False,
 ) -> Path | None:
     """Train a new run in the folder `run`; return the folder of the finished model.
 
     None if it was asked to stop before its end. Where torchrun starts its processes again after one
     has failed, the run goes on from its last checkpoint.
+
+    held: the caller has called `take` for the folder.
     """
     if recipe.train.steps is None and recipe.train.minutes is None:
         raise UserError("the recipe says neither train.steps nor train.minutes; give one")
     with parallel.join(recipe.parallel, recipe.train.device) as world, ExitStack() as stack:
-        world.first(lambda: _take(run, stack))
+        if not held:
+            world.first(lambda: take(run, stack))
         if world.first(lambda: _restarted(run)):
             recipe = world.first(lambda: saved_recipe(run))
             return _resume(recipe, run, world, callbacks, allow_other_data=False)
@@ -83,7 +91,7 @@ def resume(
     with parallel.join(recipe.parallel, recipe.train.device) as world, ExitStack() as stack:
 
         def make_room() -> None:
-            _take(run, stack)
+            take(run, stack)
             folder.bring_back(run, (recipe.data.path, *recipe.data.also))
 
         world.first(make_room)
@@ -99,7 +107,7 @@ def saved_recipe(run: Path) -> Recipe:
     return read_recipe(path, Recipe)
 
 
-def _take(run: Path, stack: ExitStack) -> None:
+def take(run: Path, stack: ExitStack) -> None:
     """Hold the folder until the stack unwinds."""
     require_writable_folder(run)
     stack.enter_context(locked(run / ".lock", run))

@@ -52,8 +52,8 @@ class Samples(Callback):
         prompts = trainer.recipe.every.prompts or ("",)
         most = model.config.n_positions // 2
         requests = [
-            Request(tuple(trainer.tokenizer.encode(prompt)[-most:]), SAMPLE_TOKENS, _SAMPLING, 0)
-            for prompt in prompts
+            Request(tuple(ids[-most:]), SAMPLE_TOKENS, _SAMPLING, 0)
+            for ids in (trainer.tokenizer.encode(p, specials=True) for p in prompts)
         ]
         texts = generate(model, trainer.tokenizer, requests)
         written = [text.ids for text in texts]
