@@ -188,7 +188,7 @@ def test_shakespeare(tmp_path, data):
     assert adapted.perplexity < 1.03 * full.perplexity
 
 
-def test_chats_with_tokens_of_their_own(tmp_path, base):
+def test_chats_with_tokens_of_their_own(tmp_path, base, capsys):
     """New rows of the table, a recorded template, and answers that end."""
     path = tmp_path / "chats.jsonl"
     turns = [
@@ -216,6 +216,9 @@ def test_chats_with_tokens_of_their_own(tmp_path, base):
         [Request(tuple(ids), max_tokens=20, sampling=Sampling(temperature=0.0))],
     )  # fmt: skip
     assert (answer.text, answer.finish_reason) == ("dog", "end_of_text")
+    asked = [str(done.model), "<|user|>say dog<|assistant|>", "--specials", "--temperature", "0"]
+    assert main(["generate", *asked]) == 0
+    assert capsys.readouterr().out.strip().endswith("<|assistant|>dog")
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(done.model)
     asked = theirs.apply_chat_template(

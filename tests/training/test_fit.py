@@ -20,14 +20,18 @@ def draft(size, **train):
     )
 
 
-@pytest.mark.parametrize("size", ["124M", "1.5B"])
-def test_every_way_is_a_recipe_and_smaller_memory_takes_fewer_sequences(size):
-    large, small = (choices(draft(size), limit * GIB) for limit in (400, 20))
+@pytest.mark.parametrize(
+    ("size", "dtype"), [("124M", "float32"), ("1.5B", "bfloat16"), ("1.5B", "float16")]
+)
+def test_every_way_is_a_recipe_and_smaller_memory_takes_fewer_sequences(size, dtype):
+    large, small = (choices(draft(size, dtype=dtype), limit * GIB) for limit in (400, 20))
     assert [c.way for c in large] == list(WAYS) and all(c.fits for c in large)
     for a, b in zip(large, small, strict=True):
         assert a.micro_batch == 8 and b.micro_batch <= a.micro_batch
         assert b.memory <= 20 * GIB or not b.fits
-        applied(draft(size), b.way, b.micro_batch)  # or a rule of the recipe would refuse it
+        applied(
+            draft(size, dtype=dtype), b.way, b.micro_batch
+        )  # or a rule of the recipe would refuse it
 
 
 def test_what_saves_memory_does():

@@ -51,6 +51,8 @@ class Command:
     """Same seed, same text; drawn at random if not given."""
     stop: tuple[str, ...] = ()
     """Strings that end the text."""
+    specials: bool = False
+    """Read control tokens written in prompts, such as <|endoftext|>, as the tokens they name."""
     ignore_end: bool = False
     """Go on past <|endoftext|>."""
     stride: int | None = None
@@ -117,7 +119,9 @@ def _run_batch(
 
     assert command.batch is not None
     default = _request(command, tokenizer, "", 0)
-    requests = read_requests(command.batch, default, model.config, tokenizer)
+    requests = read_requests(
+        command.batch, default, model.config, tokenizer, specials=command.specials
+    )
     waiting: dict[int, Generation] = {}
     following = 0
     with step(f"generating {len(requests):,} texts") as bar:
@@ -153,7 +157,7 @@ def _request(command: Command, tokenizer: "Tokenizer", prompt: str, number: int)
     from gpt2lab.generation import Request
 
     return Request(
-        tuple(tokenizer.encode(prompt)),
+        tuple(tokenizer.encode(prompt, specials=command.specials)),
         max_tokens=command.max_tokens,
         sampling=command.sampling,
         seed=None if command.seed is None else command.seed + number,

@@ -29,11 +29,17 @@ _OTHERS = [f.name for f in fields(_Line) if f.name not in _RULES]
 
 
 def read_requests(
-    path: Path, default: Request, config: GPT2Config, tokenizer: Tokenizer
+    path: Path,
+    default: Request,
+    config: GPT2Config,
+    tokenizer: Tokenizer,
+    *,
+    specials: bool = False,
 ) -> list[Request]:
     """One request a line: `{"prompt": "...", "temperature": 0.7, ...}`; what is left out is as in
     `default`, its seed counted up from line to line.
 
+    specials: control tokens written in prompts are read as such.
     Raises UserError naming the line that is not such an object, or that the model cannot meet.
     """
     try:
@@ -49,7 +55,7 @@ def read_requests(
             table = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: {error}") from None
-        requests.append(_request(table, default, len(requests), tokenizer, where))
+        requests.append(_request(table, default, len(requests), tokenizer, where, specials))
         try:
             check(requests[-1], config, tokenizer)
         except UserError as error:
@@ -60,12 +66,12 @@ def read_requests(
 
 
 def _request(
-    table: Any, default: Request, number: int, tokenizer: Tokenizer, where: str
+    table: Any, default: Request, number: int, tokenizer: Tokenizer, where: str, specials: bool
 ) -> Request:
     if not isinstance(table, dict) or not isinstance(table.get("prompt"), str):
         raise UserError(f'{where}: not an object with a text under "prompt"')
     try:
-        prompt = tuple(tokenizer.encode(table.pop("prompt")))
+        prompt = tuple(tokenizer.encode(table.pop("prompt"), specials=specials))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     line = from_table(_Line, table, where=where)

@@ -157,7 +157,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8", errors="replace").splitlines()
+        text = path.read_text("utf-8", errors="replace")
+        return text.removesuffix("\n").split("\n") if text else []  # JSON may hold other line ends
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check it") from None
 

@@ -94,7 +94,7 @@ def linear_cross_entropy(
     """Mean next-token cross-entropy in nats of logits `x @ weight.T`, never whole in memory.
 
     x_BTD: hidden states; in their type, be it a 16-bit one, the products are made.
-    weight_VD: the head, float32 or float64; rows from `vocab_size` on only pad it and take no
+    weight_VD: the head, of any float format; rows from `vocab_size` on only pad it and take no
     part.
     y_BT: target ids, all below `vocab_size`.
     some: leave out targets that are IGNORED, and the products with the head that they would take;
