@@ -48,8 +48,6 @@ def find_files(path: Path, also: Sequence[str] = ()) -> list[Path]:
     also: suffixes of more kinds of files that can be read.
     """
     if not path.is_dir():
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no ordinary file; it is read twice, so save it as one")
         return [path]
     plain = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *also)
     wanted = (*plain, *(s + c for s in plain for c in COMPRESSED), PARQUET)

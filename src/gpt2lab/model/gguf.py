@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gpt2lab.errors import UserError
-from gpt2lab.model.checkpoint import TRANSPOSED, build, expected_shapes, to_hf_tensors
+from gpt2lab.model.checkpoint import TRANSPOSED, build, expected_shapes
 from gpt2lab.model.config import GPT2Config
-from gpt2lab.model.quantize import require_floats
+from gpt2lab.model.quantize import TABLE, require_floats
 from gpt2lab.model.tensors import LoadedTensors
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.storage import atomic_file
@@ -64,15 +64,15 @@ def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, form: Form, name: 
         raise UserError(
             "the model has the exact GELU, llama.cpp's GPT-2 the tanh form; it cannot be a GGUF"
         )
-    tensors = to_hf_tensors(model)
     kinds = gguf.GGMLQuantizationType
     wanted = {"f32": kinds.F32, "f16": kinds.F16, "q8_0": kinds.Q8_0}[form]
     types = {}
     for theirs, ours in _names(config):
         kind = wanted
-        if tensors[ours].ndim == 1 or ours == "wpe.weight":
+        shape = _own(model, ours).shape
+        if len(shape) == 1 or ours == "wpe.weight":
             kind = kinds.F32
-        elif wanted is kinds.Q8_0 and _rows(ours, tensors[ours]).shape[1] % _BLOCK:
+        elif wanted is kinds.Q8_0 and shape[1] % _BLOCK:
             kind = kinds.F16
         types[theirs] = (ours, kind)
     with atomic_file(path) as temporary:
@@ -80,20 +80,26 @@ def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, form: Form, name: 
         _describe(writer, gguf, config, name, form)
         _write_tokens(writer, tokenizer, config.vocab_size)
         for theirs, (ours, kind) in types.items():
-            rows, columns = (1, *_rows(ours, tensors[ours]).shape)[-2:]
+            shape = _own(model, ours).shape
+            rows, columns = (1, *shape)[-2:]
             size, bytes_each = gguf.GGML_QUANT_SIZES[kind]
-            shape = _rows(ours, tensors[ours]).shape
             count = rows * columns // size * bytes_each
             writer.add_tensor_info(theirs, shape, np.dtype(np.float32), count, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for ours, kind in types.values():
-            data = _rows(ours, tensors.pop(ours)).float().contiguous().cpu().numpy()
+            data = _own(model, ours).float().contiguous().cpu().numpy()
             if kind is not kinds.F32 and np.abs(data).max() > _LARGEST:
                 raise UserError(f"{ours} has numbers too large for {form}; take f32")
             writer.write_tensor_data(gguf.quants.quantize(data, kind))
         writer.close()
+
+
+def _own(model: GPT2, name: str) -> Tensor:
+    """A weight as the model holds it, which is llama.cpp's layout, without padding."""
+    t = model.get_parameter(name).detach()
+    return t[: model.config.vocab_size] if name == TABLE else t
 
 
 def _rows(name: str, t: Tensor) -> Tensor:

@@ -101,6 +101,8 @@ def read_examples(
     form: how turns of a chat are written.
     Raises UserError naming a file that cannot be read at all.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is no ordinary file; it is read twice, so save it as one")
     files = find_files(path, (*TABLES, ".json"))
     if path.is_dir():
         others = sorted(set(seen(path)) - set(files))[:_MOST_TOLD]

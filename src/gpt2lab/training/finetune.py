@@ -119,7 +119,7 @@ def finetune(
             recipe = _recipe(model, shape, tokenizer, shards, settings, masked=masked)
             made = runs.start(recipe, run, overwrite=overwrite, held=True)
         except BaseException:
-            if not _begun(run, shards):
+            if not _is_of(run, shards):
                 shutil.rmtree(shards, ignore_errors=True)
             raise
     return outcome(run, made)
@@ -181,7 +181,7 @@ def _place(run: Path, *, overwrite: bool) -> Path:
     return shards
 
 
-def _begun(run: Path, shards: Path) -> bool:
+def _is_of(run: Path, shards: Path) -> bool:
     """Whether the folder's run is one on these shards."""
     return (run / folder.RECIPE).exists() and runs.saved_recipe(run).data.path == str(shards)
 
