@@ -48,6 +48,7 @@ from gpt2lab.tokenizer.hub import MODEL_FILES, fetch
 WEIGHTS = "model.safetensors"
 METADATA = "gpt2lab.json"
 METHOD = "gpt2lab"
+PREFIX = "transformer."
 
 # OpenAI stores these as [n_in, n_out] ("Conv1D"); nn.Linear is the transpose.
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -87,16 +88,16 @@ def write_into(
     end_of_text = tokenizer.end_of_text if tokenizer else None
     write_json(folder / "config.json", to_hf_config(model, end_of_text))
     if whole := _rounded_tensors(model):
-        tensors = {f"transformer.{name}": t for name, t in (to_hf_tensors(model) | whole).items()}
+        tensors = {PREFIX + name: t for name, t in (to_hf_tensors(model) | whole).items()}
         try:
             save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         except SafetensorError as error:
             raise disk_error(error) from error
     else:
-        shapes = {f"transformer.{n}": shape for n, shape in expected_shapes(model.config).items()}
         write_safetensors(
-            folder / WEIGHTS, shapes, model.wpe.weight.dtype, partial(named_tensor, model)
-        )
+            folder / WEIGHTS, file_shapes(model.config), model.wpe.weight.dtype,
+            partial(named_tensor, model),
+        )  # fmt: skip
     if tokenizer:
         tokenizer.save(folder, max_length=model.config.n_positions)
     write_json(folder / METADATA, dict(metadata))
@@ -177,7 +178,7 @@ def to_hf_tensors(model: GPT2) -> dict[str, Tensor]:
 
 def named_tensor(model: GPT2, key: str) -> Tensor:
     """A weight as a file of transformers names it."""
-    return to_hf_tensor(model, key.removeprefix("transformer."))
+    return to_hf_tensor(model, key.removeprefix(PREFIX))
 
 
 def to_hf_tensor(model: GPT2, name: str) -> Tensor:
@@ -252,6 +253,11 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     for layer in range(config.n_layer):
         shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
     return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+
+def file_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The same under the names that transformers' files have."""
+    return {PREFIX + name: shape for name, shape in expected_shapes(config).items()}
 
 
 def _is_buffer(name: str) -> bool:

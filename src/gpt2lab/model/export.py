@@ -12,9 +12,9 @@ from gpt2lab.errors import UserError
 from gpt2lab.model.checkpoint import (
     METADATA,
     Checkpoint,
-    expected_shapes,
+    file_shapes,
+    named_tensor,
     to_hf_config,
-    to_hf_tensor,
 )
 from gpt2lab.model.quantize import require_floats
 from gpt2lab.model.tensors import INDEX, write_safetensors
@@ -51,8 +51,7 @@ def write_huggingface(
     with atomic_folder(folder, overwrite=overwrite) as temporary:
         write_json(temporary / "config.json", config)
         write_weights(
-            temporary, expected_shapes(model.config), dtype, partial(to_hf_tensor, model),
-            shard_bytes,
+            temporary, file_shapes(model.config), dtype, partial(named_tensor, model), shard_bytes
         )  # fmt: skip
         if tokenizer:
             tokenizer.save(temporary, max_length=model.config.n_positions)
@@ -73,18 +72,17 @@ def write_weights(
     from huggingface_hub import split_torch_state_dict_into_shards
 
     drafts = {
-        f"transformer.{name}": torch.empty(shape, dtype=dtype, device="meta")
-        for name, shape in shapes.items()
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()
     }
     plan = split_torch_state_dict_into_shards(
         drafts, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes or 2**60
     )
 
     def cast(name: str) -> Tensor:
-        return _cast(name, get(name.removeprefix("transformer.")), dtype)
+        return _cast(name, get(name), dtype)
 
     for file, names in plan.filename_to_tensors.items():
-        part = {name: tuple(drafts[name].shape) for name in names}
+        part = {name: shapes[name] for name in names}
         write_safetensors(folder / file, part, dtype, cast)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}

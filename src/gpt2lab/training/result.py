@@ -46,13 +46,14 @@ def _write_merged(run: Path, model: GPT2, tokenizer: Tokenizer, base: Path) -> N
     files = checkpoint.weight_files(base)
     source, maps = SafeTensors(files[0], files), lora.changes(model)
 
-    def get(name: str) -> Tensor:
+    def get(key: str) -> Tensor:
+        name = key.removeprefix(checkpoint.PREFIX)
         weight = source[name].float()
         path = name.removesuffix(".weight")
         return weight + maps[path].change().t().cpu() if path in maps else weight
 
     config = checkpoint.to_hf_config(model, tokenizer.end_of_text) | {"dtype": "float32"}
-    shapes = checkpoint.expected_shapes(model.config)
+    shapes = checkpoint.file_shapes(model.config)
     with atomic_folder(run / MODEL, overwrite=True) as folder:
         write_json(folder / "config.json", config)
         write_weights(folder, shapes, torch.float32, get)
