@@ -1,9 +1,12 @@
 """The trained models that tests and demonstrations run on."""
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import zstandard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2lab.evaluation.documents import bits_per_byte
@@ -65,3 +68,19 @@ def test_what_a_number_format_costs(form: str, share: float) -> None:
     assert bits[1] == pytest.approx(bits[0], rel=share)
     # The weights are kept in bfloat16, so that format need not change anything.
     assert form == "bfloat16" or bits[1] != bits[0]
+
+
+def test_its_card_is_written_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "reference")
+    card = importlib.import_module("card")
+    (tmp_path / "documents").mkdir()
+    line = json.dumps({"text": TEXT}) + "\n"
+    (tmp_path / "documents" / "val.jsonl.zst").write_bytes(zstandard.compress(line.encode()))
+    (tmp_path / "corpus.json").write_text('{"splits": {"val": {"documents": 1}}}')
+    monkeypatch.setattr(card, "SAMPLE_TOKENS", 8)
+    bits = card.write_card("1M", MODELS / "reference-1M", tmp_path, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"| {bits} |" in text and "1 documents held out" in text
+    written = checkpoint.load(tmp_path / "out").model
+    for name, weight in checkpoint.load(MODELS / "reference-1M").model.state_dict().items():
+        assert torch.equal(written.state_dict()[name], weight)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from gpt2lab.corpus.plaintext import read_documents
-from gpt2lab.evaluation.likelihood import bits_per_byte
+from gpt2lab.evaluation.documents import bits_per_byte
 from gpt2lab.evaluation.measurement import Measurement
 from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.model import checkpoint

@@ -16,7 +16,7 @@ import torch
 from gpt2lab.errors import UserError
 from gpt2lab.generation.backend import Backend, Chunk, backend
 from gpt2lab.model.config import GPT2Config
-from gpt2lab.model.native import BLOCK
+from gpt2lab.model.native import BLOCK, FACTS
 from gpt2lab.model.transformer import GPT2
 
 Ids = npt.NDArray[np.int32]
@@ -43,14 +43,18 @@ class Window:
 class Scores:
     """What the model thought of each scored token of a window, before it saw it."""
 
-    def __init__(self, table_T4: npt.NDArray[np.float32]) -> None:
-        self.table_T4 = table_T4
+    def __init__(self, table_TX: npt.NDArray[np.float32]) -> None:
+        self.table_TX = table_TX
         """A row a token, as `describe` has them."""
-        self.nats, rank, allowed, self.entropy = table_T4.T
+        facts, best = table_TX[:, :FACTS].T, (table_TX.shape[1] - FACTS) // 2
+        self.nats, rank, allowed, self.entropy, self.variance, self.above, self.top_nats = facts
         self.rank = rank.astype(np.int32)
         """How many tokens it found likelier; 0 where the token is its greedy choice."""
         self.rank_allowed = allowed.astype(np.int32)
         """The same among tokens that are not excluded."""
+        self.best_ids = table_TX[:, FACTS : FACTS + best].astype(np.int32)
+        """The tokens it found likeliest [T, best], likeliest first, if they were asked for."""
+        self.best_nats = table_TX[:, FACTS + best :]
 
     @property
     def total(self) -> float:
@@ -118,17 +122,19 @@ def score(
     given: Sequence[Window],
     *,
     excluded: Collection[int] = (),
+    best: int = 0,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[tuple[int, Scores]]:
     """Score windows in whatever order is quickest; yield each one's number and scores.
 
     excluded: ids that `rank_allowed` leaves out.
+    best: how many of the likeliest tokens are told beside each scored one.
     Raises UserError if the model gives NaN or infinity.
     """
     was_training = model.training
     model.eval()
     try:
-        yield from _Run(model, given, excluded, on_progress).results()
+        yield from _Run(model, given, excluded, best, on_progress).results()
     finally:
         model.train(was_training)
 
@@ -139,9 +145,10 @@ class _Run:
         model: GPT2,
         given: Sequence[Window],
         excluded: Collection[int],
+        best: int,
         on_progress: Callable[[float], None],
     ) -> None:
-        self.given, self.on_progress = given, on_progress
+        self.given, self.best, self.on_progress = given, best, on_progress
         # In the order of their tokens, windows that begin alike stand together.
         self.waiting = sorted(range(len(given)), key=lambda i: given[i].ids.astype(">i4").tobytes())
         longest = max((len(w.ids) for w in given), default=1) - 1
@@ -222,15 +229,15 @@ class _Run:
         for lane, chunk in plan:
             lane.cached = end = chunk.start + len(chunk.ids)
             targets += self.given[lane.index].ids[end + 1 - chunk.outputs : end + 1].tolist()
-        scores_O4 = self.backend.score(chunks, targets, self.allowed_V).cpu().numpy()
-        if not np.isfinite(scores_O4).all():
+        scores_OX = self.backend.score(chunks, targets, self.allowed_V, self.best).cpu().numpy()
+        if not np.isfinite(scores_OX).all():
             raise UserError(
                 "the model gives NaN or infinity; its weights are damaged, or too large for this "
                 "number format: try --dtype float32"
             )
         row = 0
         for lane, chunk in plan:
-            lane.rows.append(scores_O4[row : row + chunk.outputs])
+            lane.rows.append(scores_OX[row : row + chunk.outputs])
             row += chunk.outputs
 
 

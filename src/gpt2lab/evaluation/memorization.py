@@ -200,10 +200,11 @@ def _log_p_top(subject: Subject, asked: Sequence[Window], prefix: int) -> npt.ND
     """Log p of each suffix where only the likeliest tokens are drawn."""
     log_p = []
     label = f"likeliest tokens after {prefix}"
-    for window, top in zip(asked, subject.likeliest(label, asked, TOP_K), strict=True):
-        hit = top.ids == window.ids[-window.scored :, None]
-        among = np.where(hit, top.log_p, -np.inf).max(1).astype(np.float64)
-        log_p.append((among - np.logaddexp.reduce(top.log_p.astype(np.float64), 1)).sum())
+    for window, top in zip(asked, subject.score(label, asked, best=TOP_K), strict=True):
+        hit = top.best_ids == window.ids[-window.scored :, None]
+        best = -top.best_nats.astype(np.float64)
+        among = np.where(hit, best, -np.inf).max(1)
+        log_p.append((among - np.logaddexp.reduce(best, 1)).sum())
     return np.array(log_p)
 
 

@@ -12,6 +12,7 @@ from gpt2lab.evaluation.subject import Subject
 from gpt2lab.evaluation.suite import run_task
 from gpt2lab.evaluation.tasks import Settings, Task
 from gpt2lab.generation import Generation, Request, Sampling, generate_each
+from gpt2lab.model.native import FACTS
 
 # What speed is measured with: texts, tokens of each to read, and to write.
 _TEXTS, _READ, _WRITE = 8, 128, (8, 40)
@@ -29,12 +30,12 @@ class Rehearsal(Subject):
         self.asked = self.known = self.read = self.written = 0
 
     def score(
-        self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = ()
+        self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = (), best: int = 0
     ) -> list[Scores]:
         """Count tokens to read."""
         for i in self._unknown(self.score_keys(asked, excluded)):
             self.read += len(asked[i].ids) - 1
-        return [Scores(np.zeros((w.scored, 4), np.float32)) for w in asked]
+        return [Scores(np.zeros((w.scored, FACTS + 2 * best), np.float32)) for w in asked]
 
     def write(self, label: str, requests: Sequence[Request]) -> list[Generation]:
         """Count tokens to read, and to write at most."""

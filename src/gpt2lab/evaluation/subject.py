@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2lab.errors import UserError
-from gpt2lab.evaluation.hidden import Likeliest, features, likeliest
+from gpt2lab.evaluation.hidden import features
 from gpt2lab.evaluation.likelihood import Ids, Scores, Window, continuation, score, windows
 from gpt2lab.evaluation.store import Store, weights_digest
 from gpt2lab.generation import Generation, Request, generate_each
+from gpt2lab.model.native import FACTS
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
 
@@ -66,22 +67,32 @@ class Subject:
         return np.concatenate([np.array(p, np.int32) for p in pieces] or [np.empty(0, np.int32)])
 
     def score(
-        self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = ()
+        self, label: str, asked: Sequence[Window], *, excluded: Collection[int] = (), best: int = 0
     ) -> list[Scores]:
-        """Scores of windows, in their order; see `likelihood.score`."""
+        """Scores of windows, in their order; see `likelihood.score`.
+
+        Those with the likeliest tokens are too large to be kept.
+        """
+        if best:
+            with self.step(label) as on_progress:
+                scored = score(
+                    self.model, asked, excluded=excluded, best=best, on_progress=on_progress
+                )
+                found = dict(scored)
+            return [found[i] for i in range(len(asked))]
         keys = self.score_keys(asked, excluded)
 
         def ask(new: list[int], on_progress: Progress) -> Iterator[tuple[int, bytes]]:
             these = [asked[i] for i in new]
             for i, found in score(self.model, these, excluded=excluded, on_progress=on_progress):
-                yield i, found.table_T4.tobytes()
+                yield i, found.table_TX.tobytes()
 
         answers = self._answers(label, keys, ask)
-        return [Scores(np.frombuffer(a, np.float32).reshape(-1, 4)) for a in answers]
+        return [Scores(np.frombuffer(a, np.float32).reshape(-1, FACTS)) for a in answers]
 
     def score_keys(self, asked: Sequence[Window], excluded: Collection[int]) -> list[bytes]:
         """Under which scores are kept."""
-        kind = f"score {sorted(excluded)}".encode()
+        kind = f"score {FACTS} {sorted(excluded)}".encode()
         return [self._key(kind, w.scored, w.ids.tobytes()) for w in asked]
 
     def endings(
@@ -123,15 +134,6 @@ class Subject:
         each = [list(windows(np.concatenate([first, t]), self.context, stride)) for t in texts]
         flat = iter(self.score(label, [w for group in each for w in group]))
         return [[next(flat) for _ in group] for group in each]
-
-    def likeliest(self, label: str, asked: Sequence[Window], k: int) -> list[Likeliest]:
-        """The k tokens that the model found likeliest where each scored one stands.
-
-        They are too many to be kept.
-        """
-        with self.step(label) as on_progress:
-            found = dict(likeliest(self.model, asked, k, on_progress=on_progress))
-        return [found[i] for i in range(len(asked))]
 
     def features(self, label: str, texts: Sequence[Ids]) -> npt.NDArray[np.float32]:
         """The model's final hidden state after each text [N, D]; long ones are cut at their end."""

@@ -50,8 +50,10 @@ class Backend(Protocol):
         """Logits [O, V] of all outputs of the chunks, in order; at most one chunk a slot."""
         ...
 
-    def score(self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor) -> Tensor:
-        """What the model thinks of the token that follows each output: [O, 4], as `describe`."""
+    def score(
+        self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor, best: int = 0
+    ) -> Tensor:
+        """What the model thinks of the token that follows each output: [O, X], as `describe`."""
         ...
 
     def copy(self, source: int, target: int, tokens: int) -> None:
@@ -83,8 +85,10 @@ class NativeBackend:
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         return self._model.forward(self._cache, *_flat(chunks))
 
-    def score(self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor) -> Tensor:
-        return self._model.score(self._cache, *_flat(chunks), targets, allowed_V)
+    def score(
+        self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor, best: int = 0
+    ) -> Tensor:
+        return self._model.score(self._cache, *_flat(chunks), targets, allowed_V, best)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         self._cache.copy(source, target, tokens)
@@ -133,11 +137,13 @@ class TorchBackend:
         return torch.cat(wanted) if wanted else none
 
     @torch.inference_mode()
-    def score(self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor) -> Tensor:
+    def score(
+        self, chunks: Sequence[Chunk], targets: Sequence[int], allowed_V: Tensor, best: int = 0
+    ) -> Tensor:
         logits_OV, target_O = self.forward(chunks), torch.tensor(targets, device=self.device)
         # Some rows at a time: whole, the logits' copies would take more than the model.
         rows = zip(logits_OV.split(SCORED_ROWS), target_O.split(SCORED_ROWS), strict=True)
-        return torch.cat([describe(*one, allowed_V) for one in rows])
+        return torch.cat([describe(*one, allowed_V, best) for one in rows])
 
     def _batch(self, chunks: list[Chunk]) -> dict[int, Tensor]:
         """Logits of each chunk by its slot; the slots are neighbours, short chunks are padded."""
@@ -172,18 +178,30 @@ def _flat(chunks: Sequence[Chunk]) -> tuple[list[int], list[int], list[int], lis
     return ids, slot, position, out
 
 
-def describe(logits_OV: Tensor, target_O: Tensor, allowed_V: Tensor) -> Tensor:
-    """What predictions say of the tokens that came: [O, 4], float32.
+def describe(logits_OV: Tensor, target_O: Tensor, allowed_V: Tensor, best: int = 0) -> Tensor:
+    """What predictions say of the tokens that came: [O, 7 + 2 best], float32.
 
     Columns: nats, -log p(token); rank, how many tokens are likelier; the same of allowed tokens
-    only; and the entropy of the prediction in nats. allowed_V: 1 or 0, float32.
+    only; the mean (the entropy) and the variance of the nats that the prediction expects; the
+    probability of all likelier tokens; the nats of the likeliest. Then the ids of the `best`
+    likeliest tokens, and their nats. allowed_V: 1 or 0, float32.
     """
     target_O1 = target_O[:, None]
     likelier_OV = (logits_OV > logits_OV.gather(1, target_O1)).float()
     nats_OV = logits_OV.logsumexp(-1, keepdim=True) - logits_OV
-    entropy_O = (nats_OV.neg().exp() * nats_OV).sum(-1)
-    nats_O = nats_OV.gather(1, target_O1)[:, 0]
-    return torch.stack([nats_O, likelier_OV.sum(-1), likelier_OV @ allowed_V, entropy_O], -1)
+    p_OV = nats_OV.neg().exp()
+    entropy_O1 = (p_OV * nats_OV).sum(-1, keepdim=True)
+    facts = [
+        nats_OV.gather(1, target_O1)[:, 0],
+        likelier_OV.sum(-1),
+        likelier_OV @ allowed_V,
+        entropy_O1[:, 0],
+        (p_OV * (nats_OV - entropy_O1) ** 2).sum(-1),
+        (p_OV * likelier_OV).sum(-1),
+        nats_OV.amin(-1),
+    ]
+    least = nats_OV.topk(min(best, nats_OV.shape[1]), largest=False)
+    return torch.cat([torch.stack(facts, -1), least.indices.float(), least.values], -1)
 
 
 def _batches(chunks: Sequence[Chunk], most: int) -> list[list[Chunk]]:

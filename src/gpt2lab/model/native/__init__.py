@@ -6,10 +6,11 @@ on the rows beside it, bit for bit.
 """
 
 from gpt2lab.model.native.build import NotBuiltError, cache_folder, library, processor, status
-from gpt2lab.model.native.call import BLOCK, Model, Packed, Slots, multiply
+from gpt2lab.model.native.call import BLOCK, FACTS, Model, Packed, Slots, multiply
 
 __all__ = [
     "BLOCK",
+    "FACTS",
     "Model",
     "NotBuiltError",
     "Packed",

@@ -22,6 +22,8 @@ _FLOATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _PLAIN = (nn.Linear, Linear, nn.Embedding, Embedding)
 # Keys of so many positions lie together; slots are copied by such blocks.
 BLOCK = 16
+# Numbers that a score has before those of the likeliest tokens.
+FACTS = 7
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class _Pass(ctypes.Structure):
         ("tokens", _I32), ("outputs", _I32), ("any_order", _I32),
         ("id", _POINTER), ("slot", _POINTER), ("position", _POINTER), ("out", _POINTER),
         ("logits", _POINTER),
-        ("target", _POINTER), ("allowed", _POINTER), ("scores", _POINTER),
+        ("target", _POINTER), ("allowed", _POINTER), ("best", _I32), ("scores", _POINTER),
     ]  # fmt: skip
 
 
@@ -197,6 +199,7 @@ class Model:
         outputs: Sequence[int],
         targets: Sequence[int],
         allowed_V: Tensor,
+        best: int = 0,
     ) -> Tensor:
         """What the model thinks of a given next token after each output, as `describe` has it.
 
@@ -205,14 +208,15 @@ class Model:
         """
         if len(targets) != len(outputs) or not _within(targets, self.config.vocab_size):
             raise UserError(f"a target is not from 0 to {self.config.vocab_size - 1}")
-        scores_O4 = torch.empty(len(outputs), 4)
+        best = min(best, self.config.vocab_size)
+        scores_OX = torch.empty(len(outputs), FACTS + 2 * best)
         target = array("i", targets)
         self._pass(
             slots, (ids, slot, positions, outputs), any_order=True,
-            target=target.buffer_info()[0], allowed=allowed_V.data_ptr(),
-            scores=scores_O4.data_ptr(),
+            target=target.buffer_info()[0], allowed=allowed_V.data_ptr(), best=best,
+            scores=scores_OX.data_ptr(),
         )  # fmt: skip
-        return scores_O4
+        return scores_OX
 
     def _pass(self, slots: Slots, numbers: Sequence[Sequence[int]], **more: int) -> None:
         ids, _, positions, outputs = numbers

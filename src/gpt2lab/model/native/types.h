@@ -44,7 +44,11 @@ struct Pass {
     float* logits;  // [outputs][vocabulary], or null if scores of targets are wanted instead
     const int32_t* target;  // [outputs]
     const float* allowed;   // [vocabulary], 1 or 0
-    float* scores;  // [outputs][4]: nats, rank, rank among allowed tokens, entropy in nats
+    int32_t best;           // how many of the likeliest tokens are wanted
+    // [outputs][7 + 2 best]: nats, rank, rank among allowed tokens, entropy, variance of the nats,
+    // probability of likelier tokens, nats of the likeliest; then the likeliest tokens' ids, and
+    // their nats.
+    float* scores;
 };
 
 }  // namespace gpt2lab
