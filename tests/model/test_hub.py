@@ -46,7 +46,7 @@ def hub(tmp_path, tiny, small_tokenizer):
             else:
                 self.answer(b"{}", {"X-Error-Code": "RepoNotFound"}, status=404)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def answer(self, data, headers, status=200):
             self.send_response(status)

@@ -65,16 +65,7 @@ class Command:
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     command = tyro.cli(Command, args=argv, prog="gpt2lab generate")
-    if command.n < 1:
-        raise UserError(f"n is {command.n}; it must be at least 1")
-    given = {"PROMPT": command.prompt, "--prompts": command.prompts, "--batch": command.batch}
-    sources = [name for name, value in given.items() if value is not None]
-    if len(sources) > 1:
-        raise UserError(f"{' and '.join(sources)} are both given; keep one")
-    if command.beams is not None and (command.draft or command.batch):
-        raise UserError("--beams goes neither with --draft nor with --batch; leave one out")
-    if command.batch is not None and command.n > 1:
-        raise UserError("--n goes not with --batch, whose lines are one text each; repeat lines")
+    sources = _sources(command)
     import gpt2lab
     from gpt2lab.doctor import named_or_best_device
     from gpt2lab.generation.probe import use_fastest_threads
@@ -109,6 +100,23 @@ def run(argv: Sequence[str]) -> None:
         return
     for prompt, result in zip(texts, results, strict=True):
         print(f"{prompt}{result.text}\n{'-' * 20}")
+
+
+def _sources(command: Command) -> list[str]:
+    """Where prompts are from; UserError for options that do not go together."""
+    if command.n < 1:
+        raise UserError(f"n is {command.n}; it must be at least 1")
+    given = {"PROMPT": command.prompt, "--prompts": command.prompts, "--batch": command.batch}
+    sources = [name for name, value in given.items() if value is not None]
+    if len(sources) > 1:
+        raise UserError(f"{' and '.join(sources)} are both given; keep one")
+    if command.beams is not None and (command.draft or command.batch):
+        raise UserError("--beams goes neither with --draft nor with --batch; leave one out")
+    if command.beams is not None and command.sampling.watermark is not None:
+        raise UserError("--beams draws nothing, so it leaves no watermark; leave one out")
+    if command.batch is not None and command.n > 1:
+        raise UserError("--n goes not with --batch, whose lines are one text each; repeat lines")
+    return sources
 
 
 def _run_batch(

@@ -129,7 +129,7 @@ def _judge(row: Row, rules: Clean, drops: Drops) -> Row | None:
 
 
 def _language(text: str) -> str:
-    from gpt2lab.corpus.extractor import detect_language
+    from gpt2lab.corpus.language import detect_language
 
     return detect_language(text)
 

@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import msgspec
 
+from gpt2lab.corpus.language import detect_language
+
 # A page of fewer characters holds no document, and too few to tell its language.
 MIN_CHARS = 64
 _DATE = re.compile(r"(19|20)\d\d-[01]\d-[0-3]\d")
@@ -84,14 +86,6 @@ def extract(job: Job) -> Outcome:
     if len(text) > job.max_chars:
         return Outcome("text too long", language=language)
     return Outcome("", text, *_metadata(tree), language)
-
-
-def detect_language(text: str) -> str:
-    """Two letters, or "" where the text is too short or too mixed to tell."""
-    from resiliparse.parse.lang import detect_fast
-
-    language = detect_fast(text[:20_000])[0]
-    return "" if language == "unknown" else str(language)
 
 
 def _trafilatura(page: str, job: Job) -> str | None:

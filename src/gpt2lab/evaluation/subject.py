@@ -125,14 +125,16 @@ class Subject:
                 raise UserError(f"{label}, text {number + 1}: {error}") from None
         return self.score(label, asked, excluded=excluded)
 
-    def rolling(self, label: str, texts: Iterable[Ids], stride: int) -> list[list[Scores]]:
+    def rolling(
+        self, label: str, texts: Iterable[Ids], stride: int, *, best: int = 0
+    ) -> list[list[Scores]]:
         """Scores of every token of each text, in windows that advance by `stride`.
 
         Each text comes after `<|endoftext|>`.
         """
         first = np.array([self.tokenizer.end_of_text], np.int32)
         each = [list(windows(np.concatenate([first, t]), self.context, stride)) for t in texts]
-        flat = iter(self.score(label, [w for group in each for w in group]))
+        flat = iter(self.score(label, [w for group in each for w in group], best=best))
         return [[next(flat) for _ in group] for group in each]
 
     def features(self, label: str, texts: Sequence[Ids]) -> npt.NDArray[np.float32]:

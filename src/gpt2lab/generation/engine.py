@@ -17,6 +17,7 @@ from gpt2lab.generation.random import uniform
 from gpt2lab.generation.request import Request, Text
 from gpt2lab.generation.sampling import Rules, Sampling, choose, likeliest
 from gpt2lab.generation.speculate import Drafter, Guesses, accept
+from gpt2lab.generation.watermark import favour
 from gpt2lab.model.native import BLOCK
 from gpt2lab.model.transformer import GPT2
 from gpt2lab.tokenizer.bpe import Tokenizer
@@ -226,6 +227,11 @@ class Engine:
         points = torch.from_numpy(uniform(self._seed_S[slots], position_O)).to(logits_OV.device)
         slot_O = torch.from_numpy(slots).to(logits_OV.device)
         logits_OV = self._penalties.apply(logits_OV, slot_O)
+        # A text with rules of its own has no guesses: each of its outputs is its next token's.
+        if any(self._samplings[slot].watermark is not None for slot in slots):
+            rows = zip(logits_OV, of, strict=True)
+            marked = [favour(v, self._samplings[c.slot], r.tokens) for v, (r, c, _) in rows]
+            logits_OV = torch.stack(marked)
         id_O = choose(logits_OV, self._rules.rows(slot_O), points)
         self._penalties.note(slot_O, id_O)
         return id_O.tolist()

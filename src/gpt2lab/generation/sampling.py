@@ -17,8 +17,8 @@ MOST = 1e6
 class Sampling:
     """How the next token is drawn. Defaults sample from the model's own distribution.
 
-    Applied in this order: repetition penalty, presence and frequency penalties, bias,
-    temperature, top-k, top-p, min-p (the middle three as in openai/gpt-2 src/sample.py).
+    Applied in this order: repetition penalty, presence and frequency penalties, bias, watermark,
+    temperature, top-k, top-p, min-p (temperature to top-p as in openai/gpt-2 src/sample.py).
     """
 
     temperature: float = 1.0
@@ -39,6 +39,10 @@ class Sampling:
     """Subtracted once per occurrence in the output."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of the given ids."""
+    watermark: int | None = None
+    """Secret key of a watermark, which `gpt2lab detect watermark` finds with the same key."""
+    watermark_strength: float = 2.0
+    """Added to the logits of the tokens that the key favours."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -53,6 +57,8 @@ class Sampling:
             ("repetition_penalty", 1 / MOST <= self.repetition_penalty <= MOST, "1e-6 to 1e6"),
             ("presence_penalty", abs(self.presence_penalty) <= MOST, "-1e6 to 1e6"),
             ("frequency_penalty", abs(self.frequency_penalty) <= MOST, "-1e6 to 1e6"),
+            ("watermark", self.watermark is None or 0 <= self.watermark < 2**63, "0 to 2^63 - 1"),
+            ("watermark_strength", 0 <= self.watermark_strength <= MOST, "0 to 1e6"),
         )
         for name, ok, wanted in rules:
             if not ok:
@@ -69,6 +75,7 @@ class Sampling:
             and not self.presence_penalty
             and not self.frequency_penalty
             and not self.logit_bias
+            and self.watermark is None
         )
 
 

@@ -130,6 +130,7 @@ class Scores {
 
     // The likeliest of all threads' choices: ids, then nats.
     void choose(int o, double whole, float* to) {
+        if (!p_.best) return;
         std::vector<Choice> all;
         for (size_t at = o; at < tally_.size(); at += p_.outputs)
             all.insert(all.end(), &best_[at * p_.best], &best_[at * p_.best] + p_.best);
