@@ -8,6 +8,7 @@ import pytest
 from docstrings import docstrings
 from gpt2lab.cli.main import main
 
+ACTIONS = ("collect", "train", "score", "evaluate", "watermark")
 MODEL = str(Path(__file__).parents[1] / "models" / "reference-1M")
 
 
@@ -129,9 +130,11 @@ def test_models_that_are_gone_are_asked_for(made, capsys, tmp_path):
     assert status == 2 and "reference-1M" in err
 
 
-def test_help(capsys):
-    assert run(capsys, "--help")[0] == 0
-    for action in ("collect", "train", "score", "evaluate", "watermark"):
+def test_help():
+    for argv in (["--help"], *([a, "--help"] for a in ACTIONS)):
         with pytest.raises(SystemExit) as leaving:
-            main(["detect", action, "--help"])
+            main(["detect", *argv])
         assert leaving.value.code == 0
+    with pytest.raises(SystemExit) as leaving:
+        main(["detect"])
+    assert leaving.value.code == 2

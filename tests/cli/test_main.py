@@ -142,6 +142,8 @@ def test_generate_in_formats_with_drafts_and_beams(folder, capsys):
     assert "int8-weight" in capsys.readouterr().err
     assert main(["generate", folder, "a", "--beams", "2", "--draft", folder]) == 2
     assert "--beams goes neither with --draft" in capsys.readouterr().err
+    assert main(["generate", folder, "a", "--beams", "2", "--watermark", "3"]) == 2
+    assert "so it leaves no watermark" in capsys.readouterr().err
     assert main(["generate", folder, "a", "--beams", "0"]) == 2
     assert "beams is 0" in capsys.readouterr().err
     assert main(["generate", folder, "a", "--beams", "2", "--max-tokens", "3", "--json"]) == 0

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
     }  # fmt: skip
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
-        return
+        raise SystemExit(0 if argv else 2)
     if argv[0] not in actions:
         raise UserError(f"no action {argv[0]!r}; there are {', '.join(actions)}")
     actions[argv[0]](argv[1:])

@@ -32,7 +32,8 @@ def lines(v: Verdict) -> list[str]:
     found = [f"{v.tokens:,} tokens, judged by {v.detector} at a false-positive rate of {v.fpr:g}"]
     if v.probability is not None:
         found.append(
-            f"probability of a machine {v.probability:.1%}, if {v.prior:.0%} of all texts are"
+            f"probability of a machine {v.probability:.1%} among texts like the set's, if "
+            f"{v.prior:.0%} of all are"
         )
     if v.predictive_value is not None:
         found.append(

@@ -33,7 +33,7 @@ ul.told { padding-left: 1.2rem } ul.told b { color: #c0392b }
        box-shadow: 0 2px 12px #0003; max-width: 22rem; pointer-events: none }
 #tip td { border: 0; padding: 0 .6rem 0 0; font-variant-numeric: tabular-nums }
 .legend span { padding: .1rem .5rem; border-radius: .2rem; margin-right: .5rem; color: #1c1e21 }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1.2rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.2rem }
 .strip { display: flex; gap: 2px; height: 3.2rem; align-items: flex-end }
 .strip i { flex: 1; min-width: 2px; background: var(--grey) } .strip i.hit { background: #c0392b }
 input[type=range] { width: 14rem; vertical-align: middle } button { font: inherit }

@@ -144,12 +144,14 @@ class Judge:
         if len(values) > 1:
             p = min(1.0, 2 * float(np.mean([v.value for v in values])))
         weakest = min(values, key=lambda v: v.n)
-        if 2 ** (len(values) > 1) * weakest.least > self.setup.fpr:
-            told.append(_too_few(weakest, self.setup.fpr))
+        least = weakest.least * (2 if len(values) > 1 else 1)
+        margin = min(0.5, _MARGIN * self.setup.fpr)
+        if least > self.setup.fpr:
+            told.append(_too_few(weakest.n, self.setup.fpr, blocks=p <= margin or least > margin))
         if self.setup.domain is None:
             told.append(self._any_domain(min(map(len, parts))))
         verdict = LIKELY if p <= self.setup.fpr else INCONCLUSIVE
-        if p > min(0.5, _MARGIN * self.setup.fpr):
+        if p > margin:
             verdict = NOTHING
         blocked = any(c.blocks for c in told)
         if blocked:
@@ -227,12 +229,12 @@ class Judge:
         return found
 
 
-def _too_few(p: PValue, fpr: float) -> Condition:
+def _too_few(n: int, fpr: float, *, blocks: bool) -> Condition:
     return Condition(
         "few human texts",
-        f"{p.n} human texts of this length are too few to find any text at a rate of false "
-        f"positives of {fpr:g}; train with more, or ask for a higher --fpr",
-        True,
+        f"{n} human texts of this length are too few to find any text at a rate of false positives "
+        f"of {fpr:g}; train with more, or ask for a higher --fpr",
+        blocks,
     )
 
 
