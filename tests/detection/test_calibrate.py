@@ -65,6 +65,14 @@ def test_what_is_not_told_is_compared_with_scores_of_detectors_that_do_not_know_
     assert made.p(2.9, 120).n == 300
 
 
+def test_a_told_domain_of_few_texts_is_compared_with_all_of_its_texts():
+    rng = np.random.default_rng(4)
+    made = Calibration.fit(drawn(rng, 40), drawn(rng, 300))
+    assert made.p(9.0, 120, "news", 0.1).n == 40
+    assert made.p(9.0, 120, "news", 0.01).n == 300
+    assert made.p(9.0, 120, "news", 0.01).value == 1 / 301
+
+
 def test_a_domain_of_few_texts_does_not_decide():
     rng = np.random.default_rng(1)
     made = fit(drawn(rng, 500) + drawn(rng, 20, domain="small"))

@@ -119,7 +119,12 @@ class Calibration:
             if domain not in self.human:
                 known = ", ".join(self.domains)
                 raise UserError(f"no human texts of domain {domain!r}; there are {known}")
-            return _p(self.human, score, length, domain)
+            known = _p(self.human, score, length, domain)
+            if known.least > fpr and self.strange and domain in self.strange:
+                # More of its texts were scored by detectors that know nothing of them.
+                blind = _p(self.strange, score, length, domain)
+                return blind if blind.n > known.n else known
+            return known
         human = self.strange or self.human
         found = [_p(human, score, length, d) for d in human]
         able = [p for p in found if p.least <= fpr]
