@@ -117,8 +117,8 @@ class Calibration:
         length = length_of(tokens)
         if domain is not None:
             if domain not in self.human:
-                known = ", ".join(self.domains)
-                raise UserError(f"no human texts of domain {domain!r}; there are {known}")
+                there = ", ".join(self.domains)
+                raise UserError(f"no human texts of domain {domain!r}; there are {there}")
             known = _p(self.human, score, length, domain)
             if known.least > fpr and self.strange and domain in self.strange:
                 # More of its texts were scored by detectors that know nothing of them.
