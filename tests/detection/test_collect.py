@@ -1,5 +1,6 @@
 """A set is balanced, matched and split as it says, and a run that was stopped goes on."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -147,6 +148,17 @@ def test_a_set_that_was_changed_is_refused(texts, tmp_path):
         file.write("{}\n")
     with pytest.raises(UserError, match="is not what its manifest says"):
         Set.load(folder)
+
+
+@pytest.mark.parametrize("lost", ["sha256", "texts", "generators", "samplers"])
+def test_a_manifest_that_lacks_something_is_refused(texts, tmp_path, lost):
+    table = {name: value for name, value in texts.manifest.items() if name != lost}
+    (tmp_path / "gpt2lab.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match=f"has no {lost}; collect the set again"):
+        Set.load(tmp_path)
+    (tmp_path / "gpt2lab.json").write_text(json.dumps({**texts.manifest, "generators": {"m": {}}}))
+    with pytest.raises(UserError, match="does not tell the parameters of m"):
+        Set.load(tmp_path)
 
 
 @pytest.mark.parametrize(

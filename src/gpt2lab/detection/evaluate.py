@@ -6,6 +6,7 @@ texts; rates of false positives are those that the calibration's p-values really
 
 from collections.abc import Sequence
 
+from gpt2lab.detection import strength, trust
 from gpt2lab.detection.findings import Findings, Setup
 from gpt2lab.detection.panel import Panel
 from gpt2lab.detection.reading import Reader
@@ -26,10 +27,10 @@ def evaluate(
     """
     study = Study(panel, reader, sets, setup, step)
     for part in (
-        study.overall, study.lengths, study.samplers, study.generators, study.across_generators,
-        study.across_samplers, study.false_positives, study.found, study.held_out, study.attacks,
-        study.unseen,
+        strength.overall, strength.lengths, strength.samplers, strength.generators,
+        strength.across_generators, strength.across_samplers, trust.false_positives, trust.found,
+        trust.held_out, trust.attacks, trust.unseen,
     ):  # fmt: skip
         with step(part.__name__.replace("_", " ")):
-            study.findings.tables += list(part())
+            study.findings.tables += list(part(study))
     return study.findings

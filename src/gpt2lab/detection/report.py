@@ -127,8 +127,8 @@ def _picture(findings: Findings, path: Path) -> None:
     for name, colour in zip(names, _COLOURS, strict=False):
         false, true = findings.roc[name]
         axes[0].plot(false.clip(1e-4), true, color=colour, label=name)
-        curve = findings.curves[name]
-        axes[1].plot(curve.said, curve.came, "o-", color=colour, markersize=3)
+        if curve := findings.curves.get(name):
+            axes[1].plot(curve.said, curve.came, "o-", color=colour, markersize=3)
     axes[0].set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02), title="ROC")
     axes[0].set(xlabel="people's texts called machines'", ylabel="machines' texts found")
     axes[0].legend(fontsize=8)

@@ -11,6 +11,8 @@ from gpt2lab.errors import UserError
 from gpt2lab.storage import read_json, sha256
 
 VERSION, KIND = 1, "texts"
+# What a manifest must tell for detectors to be trained on its texts.
+_FACTS = {"sha256": str, "texts": dict, "generators": dict, "samplers": dict}
 MANIFEST, SAMPLES = "gpt2lab.json", "samples.jsonl"
 # Detectors learn on the first, an ensemble of them on the second, verdicts are calibrated on the
 # third, and figures are of the last; a document is in one of them.
@@ -57,9 +59,18 @@ class Set:
     def load(cls, folder: Path) -> "Set":
         """Read a set. Raises UserError if it is none, or its texts are not the manifest's."""
         manifest = read_manifest(folder, KIND, VERSION, "a set of texts", "collect")
+        for name, kind in _FACTS.items():
+            if not isinstance(manifest.get(name), kind):
+                raise UserError(f"{folder / MANIFEST} has no {name}; collect the set again")
+        for name, told in manifest["generators"].items():
+            if not isinstance(told, dict) or not isinstance(told.get("parameters"), int):
+                raise UserError(
+                    f"{folder / MANIFEST} does not tell the parameters of {name}; collect the set "
+                    "again"
+                )
         file = folder / SAMPLES
         try:
-            if sha256(file) != manifest.get("sha256"):
+            if sha256(file) != manifest["sha256"]:
                 raise UserError(f"{file} is not what its manifest says; collect the set again")
             samples = [_sample(line, file) for line in file.read_text("utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
 """From a set of texts to calibrated detectors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,10 @@ class Read:
 
     samples: Sequence[Sample]
     readings: Sequence[Reading]
+
+    def pairs(self) -> Iterator[tuple[Sample, Reading]]:
+        """Each sample with its reading."""
+        return zip(self.samples, self.readings, strict=True)
 
     def where(self, wanted: Sequence[bool]) -> "Read":
         """Some of them."""
@@ -70,7 +74,7 @@ class Read:
         rng = np.random.default_rng(seed)
         more = [
             (sample, reading.part(0, int(np.exp(rng.uniform(low, high)))))
-            for sample, reading in zip(self.samples, self.readings, strict=True)
+            for sample, reading in self.pairs()
             if sample.split in ("train", "blend") and len(reading) > SHORTEST
             for low, high in [(np.log(SHORTEST), np.log(len(reading)))]
         ]
@@ -81,7 +85,7 @@ class Read:
         rng = np.random.default_rng(seed)
         cut = [
             (sample, reading.part(0, end))
-            for sample, reading in zip(self.samples, self.readings, strict=True)
+            for sample, reading in self.pairs()
             for end in pieces(len(reading), rng)
         ]
         return Read([s for s, _ in cut], [r for _, r in cut])
@@ -190,7 +194,7 @@ def calibrate(panel: Panel, found: Read, seed: int, without: Callable[[str], Pan
                 if name in strange and (name != ENSEMBLE or SLOW not in panel.detectors):
                     strange[name] += scores
     calibrations = {name: Calibration.fit(known[name], strange[name]) for name in panel.names}
-    longest = max(len(r) for r, s in zip(cut.readings, cut.samples, strict=True) if not s.machine)
+    longest = max(len(r) for s, r in cut.pairs() if not s.machine)
     return replace(panel, calibrations=calibrations, longest=longest)
 
 

@@ -178,6 +178,8 @@ class Judge:
         known = [d for d in self.calibration.domains if d not in small]
         sentence = (
             f"no --domain is told, so the text must stand out from each of {', '.join(known)}"
+            if known
+            else "no --domain is told, and the text is compared with those of all together"
         )
         if small:
             sentence += f"; of {', '.join(small)} there are too few texts of this length"
