@@ -42,7 +42,12 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, else it is removed."""
+    """Yield a temporary path beside `path`; on success it replaces `path`, else it is removed.
+
+    Raises UserError if `path` is a folder or a device, which no file may take the place of.
+    """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise UserError(f"{str(path)!r} is no file that can be replaced; name another")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +153,10 @@ def _umask() -> int:
     return mask
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(path: Path, *, overwrite: bool, option: str = "--out") -> None:
     """Raise UserError if `path` exists and may not be overwritten."""
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; pass --overwrite to replace it or choose another --out")
+        raise UserError(f"{path} exists; pass --overwrite to replace it or choose another {option}")
 
 
 def require_writable_folder(path: Path, option: str = "--out") -> None:

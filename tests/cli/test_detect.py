@@ -47,6 +47,12 @@ def test_a_text_is_scored(made, capsys, tmp_path):
     (verdict,) = json.loads(out)["verdicts"]
     assert status == 0 and verdict["verdict"] == "likely generated"
     assert html.read_text().startswith("<!doctype html>")
+    page = html.read_text()
+    argv = ("score", made / "detectors", file, "--html", html)
+    status, _, err = run(capsys, *argv)
+    assert status == 2 and "page.html exists; pass --overwrite to replace it or choose" in err
+    status, _, _ = run(capsys, *argv, "--overwrite")
+    assert status == 0 and html.read_text() != page
     status, out, _ = run(capsys, "score", made / "detectors", file, "--fpr", 0.1)
     assert status == 0 and out.startswith("likely generated: ") and "why" in out
 
@@ -66,6 +72,8 @@ def test_a_report_is_written(made, capsys, tmp_path):
     status, out, _ = run(capsys, *argv, "--out", tmp_path / "report", "--json")
     assert status == 0 and json.loads(out)["tables"][0]["title"] == "Detectors, texts of 50 tokens"
     assert (tmp_path / "report" / "report.md").exists()
+    status, _, err = run(capsys, *argv, "--out", tmp_path / "report")
+    assert status == 2 and "report.md exists; pass --overwrite" in err
 
 
 def test_a_watermark_is_looked_for(capsys, tmp_path):
@@ -97,6 +105,19 @@ def test_a_watermark_is_looked_for(capsys, tmp_path):
         (["score", "{work}/detectors", "{tmp}/large", "--models", "{tmp}/gone"], "gone"),
         (["score", "{work}/detectors", "{tmp}/large", "--detector", "x"], "no detector 'x' was"),
         (["evaluate", "{work}/detectors"], "name the set that the detectors were trained on"),
+        (["train", "{work}/set", "--models", MODEL, "--out", "{tmp}/x", "--seed", "-1"],
+         "--seed is -1; it must be from 0 to"),
+        (["train", "{work}/set", "--models", MODEL, "--out", "{tmp}/x", "--detectors", "finetuned",
+          "--backbone", MODEL, "--dtype", "int8"], "weights are rounded to int8 or int4"),
+        (["evaluate", "{work}/detectors", "{tmp}", "--out", "{tmp}/x"], "is not a set of texts"),
+        (["evaluate", "{work}/detectors", "{work}/set", "--tokens", "119", "--out", "{tmp}/x"],
+         "the test split has only"),
+        (["evaluate", "{work}/detectors", "{work}/set", "--seed", "-1"], "--seed is -1"),
+        (["score", "{work}/detectors", "{tmp}/short", "--html", "", "--overwrite"],
+         "'.' is no file that can be replaced; name another"),
+        (["score", "{work}/detectors", "{tmp}/short", "--html", "/dev/null", "--overwrite"],
+         "'/dev/null' is no file"),
+        (["watermark", MODEL, "{work}/two.jsonl", "--key", "1"], "two.jsonl holds 2 texts"),
         (["watermark", MODEL, "{tmp}/short", "--key", "1"], "places that could carry a watermark"),
     ],
 )  # fmt: skip
@@ -104,6 +125,7 @@ def test_refusals(made, capsys, tmp_path, argv, message):
     (tmp_path / "binary").write_bytes(b"\0\1\2" * 100)
     (tmp_path / "empty").write_text("")
     (tmp_path / "short").write_text("a b c")
+    (made / "two.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     (tmp_path / "large").write_text("word " * 2_000_000)
     status, out, err = run(capsys, *(a.format(tmp=tmp_path, work=made) for a in argv))
     assert status == 2 and not out and message in err and "Traceback" not in err

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from gpt2lab.detection.calibrate import ALL, LENGTHS, Calibration, Scored, length_of, pieces
+from gpt2lab.detection.calibrate import (
+    ALL,
+    LENGTHS,
+    Calibration,
+    PValue,
+    Scored,
+    combined,
+    length_of,
+    pieces,
+    spans,
+)
 from gpt2lab.errors import UserError
 
 
@@ -56,6 +66,10 @@ def test_an_unknown_domain_takes_the_largest_p_value(calibration):
     assert calibration.p(2.5, 120).domain == "wiki"  # whose people score higher
     with pytest.raises(UserError, match="no human texts of domain 'law'; there are news, wiki"):
         calibration.p(0.0, 120, "law")
+    with pytest.raises(UserError, match="no human texts of domain 'all domains'"):
+        calibration.p(0.0, 120, ALL)
+    with pytest.raises(UserError, match="a score is nan, so a detector is damaged"):
+        calibration.p(float("nan"), 120)
 
 
 def test_what_is_not_told_is_compared_with_scores_of_detectors_that_do_not_know_it():
@@ -71,6 +85,7 @@ def test_a_told_domain_of_few_texts_is_compared_with_all_of_its_texts():
     assert made.p(9.0, 120, "news", 0.1).n == 40
     assert made.p(9.0, 120, "news", 0.01).n == 300
     assert made.p(9.0, 120, "news", 0.01).value == 1 / 301
+    assert [made.p(9.0, 120, "news", fpr).blind for fpr in (0.1, 0.01)] == [False, True]
 
 
 def test_a_domain_of_few_texts_does_not_decide():
@@ -112,7 +127,8 @@ def test_a_table_gives_the_same_back_and_damage_is_told(calibration):
     again = Calibration.of_table(table, "file")
     assert again.table() == calibration.table()
     for damage in (
-        {"human": {}}, {"strange": {}}, {"odds": {"100": [[1.0], [1.5]]}}, {"machine": {}},
+        {"human": {}}, {"blind": {}}, {"odds": {"100": [[1.0], [1.5]]}}, {"machine": {}},
+        {"machine": {"100": []}},        {"human": {ALL: {"100": [10**400]}}},
         {"human": {ALL: {"100": [2.0, 1.0]}}}, {"human": {ALL: {"101": [1.0]}}},
         {"human": {ALL: {"100": [float("nan")]}}}, {"human": []},
     ):  # fmt: skip
@@ -120,6 +136,27 @@ def test_a_table_gives_the_same_back_and_damage_is_told(calibration):
             Calibration.of_table(table | damage, "file")
     with pytest.raises(UserError, match="file is damaged"):
         Calibration.of_table([], "file")
+
+
+def test_long_texts_are_cut_alike_and_judged_by_twice_the_mean():
+    assert spans(100, 450) == [(0, 100)]
+    assert spans(451, 450) == [(0, 225), (225, 451)]
+    assert spans(0, 450) == [(0, 0)]
+    values = [PValue(p, 99, "d") for p in (0.01, 0.02, 0.3)]
+    assert combined(values[:1]) == 0.01
+    assert combined(values) == pytest.approx(0.22) and combined(values[2:] * 9) == 0.6
+    rng = np.random.default_rng(0)
+    alike = rng.uniform(size=20_000)  # windows of a text may say all the same
+    called = [combined([PValue(p, 99, "d")] * 3) <= 0.05 for p in alike]
+    assert np.mean(called) <= 0.05
+
+
+def test_texts_of_a_length_that_few_people_wrote_are_read_in_windows():
+    rng = np.random.default_rng(0)
+    given = drawn(rng, 200) + drawn(rng, 200, tokens=300) + drawn(rng, 20, tokens=420)
+    assert fit(given).reach(420) == 399
+    assert fit(given + drawn(rng, 100, tokens=420)).reach(420) == 420
+    assert fit(drawn(rng, 20) + drawn(rng, 20, tokens=300)).reach(300) == 300
 
 
 def test_lengths():

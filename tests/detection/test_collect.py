@@ -10,6 +10,7 @@ from docstrings import SETUP
 from gpt2lab.detection import collect as room
 from gpt2lab.detection.samples import SPLITS, Set, split_of
 from gpt2lab.errors import UserError
+from gpt2lab.storage import sha256
 
 
 def test_people_and_machines_are_matched(texts, subject):
@@ -128,12 +129,48 @@ def test_settings_out_of_range_are_refused(changed, message):
 def test_texts_too_few_or_too_short_are_refused(subject, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("<|endoftext|>".join(["Just a few words."] * 30))
-    with pytest.raises(UserError, match="has no document of 76 tokens"):
+    with pytest.raises(UserError, match="has no English document of 76 tokens"):
         room.collect({"m": subject}, [room.Source("s", short)], tmp_path / "out", SETUP)
     one = tmp_path / "one.txt"
     one.write_text("The committee met on Tuesday to discuss the library again. " * 40)
     with pytest.raises(UserError, match="1 documents are too few to be split"):
         room.collect({"m": subject}, [room.Source("s", one)], tmp_path / "out", SETUP)
+
+
+def test_a_document_of_two_sources_is_in_one_split(subject, human, work):
+    both = [room.Source("a", human["early"]), room.Source("b", human["early"])]
+    with pytest.raises(UserError, match="has no English document .* that was not there before"):
+        room.collect({"m": subject}, both, work / "twice", SETUP)
+    for names, message in (
+        (("a", "a"), "names the domain a twice; put its files into one folder"),
+        (("all domains",), "cannot name a domain 'all domains'"),
+        (("\ud800",), "cannot name a domain"),
+    ):
+        sources = [room.Source(name, human["early"]) for name in names]
+        with pytest.raises(UserError, match=message):
+            room.collect({"m": subject}, sources, work / "twice", SETUP)
+    assert not (work / "twice").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"split": "foo"}, "holds a line that is no sample"),
+        ({"text": "\ud800"}, "holds a line that is no sample"),
+        ({"machine": 1}, "holds a line that is no sample"),
+        ({"split": "test"}, "in two splits; collect the set again"),
+    ],
+)
+def test_samples_that_collect_would_not_write_are_refused(texts, tmp_path, changed, message):
+    first = next(s for s in texts.samples if s.split == "train")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [json.dumps(vars(first) | more) for more in ({}, changed)]
+    (folder / "samples.jsonl").write_text("\n".join(rows) + "\n")
+    table = texts.manifest | {"sha256": sha256(folder / "samples.jsonl")}
+    (folder / "gpt2lab.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match=message):
+        Set.load(folder)
 
 
 def test_a_set_that_was_changed_is_refused(texts, tmp_path):

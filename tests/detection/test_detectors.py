@@ -29,8 +29,9 @@ def area(detector, found):
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("stats", 0.9), ("trees", 0.9), ("curvature", 0.6), ("binoculars", 0.5), ("tfidf", 0.8)],
-)
+    [("stats", 0.9), ("trees", 0.9), ("curvature", 0.6), ("binoculars", 0.65), ("tfidf", 0.8),
+     ("style", 0.8)],
+)  # fmt: skip
 def test_each_learns_and_is_kept(found, name, least, tmp_path):
     detector = KINDS[name].fit(found.split("train").lesson(["reference-1M", "other"]))
     assert area(detector, found) > least
@@ -143,7 +144,8 @@ def test_damage_is_told(detectors, tmp_path, panel):
     assert "is of another version" in broken(manifest(version=99))
     damages = (
         {"scorers": []}, {"detectors": ["magic"]}, {"detectors": []}, {"longest": "x"},
-        {"facts": 3}, {"facts": {"generators": 3}},
+        {"longest": 49}, {"longest": 1e308}, {"files": 3}, {"facts": 3},
+        {"facts": {"generators": 3}},
     )  # fmt: skip
     for damage in damages:
         assert "is damaged; train the detectors again" in broken(manifest(**damage))
@@ -153,6 +155,16 @@ def test_damage_is_told(detectors, tmp_path, panel):
     )
     assert "tfidf.safetensors" in broken(
         lambda f: (f / "tfidf" / "tfidf.safetensors").write_bytes(b"\0" * 64)
+    )
+    terms = detectors / "tfidf" / "terms.json"
+    for change in ({"intercept": float("nan")}, {"intercept": 10**400}, {"terms": [["a", "a"]]}):
+        damaged = json.dumps(json.loads(terms.read_text()) | change)
+        assert "terms.json is damaged; train the detector again" in broken(
+            lambda f, damaged=damaged: (f / "tfidf" / "terms.json").write_text(damaged)
+        )
+    other = json.dumps(json.loads(terms.read_text()) | {"intercept": 3.0})
+    assert "terms.json is not what" in broken(
+        lambda f: (f / "tfidf" / "terms.json").write_text(other)
     )
     assert "ensemble is damaged" in broken(manifest(detectors=["stats", "tfidf"]))
 

@@ -22,7 +22,10 @@ TITLES = [
     "TPR at 1 % FPR by sampler", "accuracy by sampler", "AUROC by generator",
     "TPR at 1 % FPR by generator", "accuracy by generator", "AUROC by who wrote and who reads",
     "AUROC by sampler of learning and of test", "Rate of false positives, domain told",
-    "Rate of false positives, domain not told", "Machines' texts that are called likely generated",
+    "Rate of false positives, domain not told",
+    "Rate of false positives by length, nominal 1 %, domain told",
+    "Machines' texts that are called likely generated",
+    "Long texts that are called likely generated, domain not told",
     "Rate of false positives on a domain that nothing was learned from, nominal 1 %",
     "Share found at 5 % FPR, after attacks",
     "Generators that detectors have not seen, beside those they have",
@@ -50,7 +53,9 @@ def test_every_table_is_there_and_full(findings, panel):
         assert t.rows and t.note
         for name, row in t.rows.items():
             assert len(row) == len(t.columns), (t.title, name)
-            assert all(v is None or 0 <= v <= 1 for v in row)
+            assert all(v is None or 0 <= v.value <= 1 for v in row)
+            ranges = [(v.value, *v.interval) for v in row if v and v.interval]
+            assert all(low <= value <= high for value, low, high in ranges), (t.title, name)
     assert list(findings.tables[0].rows) == panel.names
     assert list(table(findings, TITLES[-2]).rows) == ["none", *ATTACKS]
 
@@ -61,7 +66,7 @@ def test_the_first_table_is_what_it_says(findings, panel, texts, subject):
     readings = [r.part(0, 60) for r in found.readings]
     scores = panel.scores(readings, ["stats"])["stats"]
     machine = np.array([s.machine for s in found.samples])
-    row = findings.tables[0].rows["stats"]
+    row = [cell.value for cell in findings.tables[0].rows["stats"]]
     assert row[0] == pytest.approx(metrics.auroc(scores, machine))
     human = np.sort(scores[~machine])
     line = human[len(human) - 1 - int(0.05 * len(human))]
@@ -73,9 +78,13 @@ def test_the_first_table_is_what_it_says(findings, panel, texts, subject):
 
 def test_tricks_with_characters_are_refused_and_seen_to_be(findings):
     t = table(findings, TITLES[-2])
-    assert t.columns[-1] == "refused"
-    assert t.rows["zero-width space"][-1] == t.rows["homoglyph"][-1] == 1
-    assert t.rows["none"][-1] < 0.2
+    assert t.columns[-2:] == ["refused", "words changed"]
+    rows = {name: [c.value for c in row[-2:]] for name, row in t.rows.items()}
+    assert rows["zero-width space"] == [1, 1] and rows["homoglyph"][0] == 1
+    assert rows["none"][0] < 0.2 and rows["none"][1] == rows["whitespace"][1] == 0
+    assert 0 < rows["synonym"][1] < rows["misspelling"][1] < 0.5
+    found = {name: [c.value for c in row[:-2]] for name, row in t.rows.items()}
+    assert found["whitespace"] == found["none"]  # white space is not read
 
 
 def test_unseen_generators_stand_by_themselves(findings):

@@ -108,8 +108,8 @@ def _train(argv: Sequence[str]) -> None:
         out: Path
         """Folder of the detectors."""
         detectors: tuple[str, ...] = train.USUAL
-        """stats, curvature, binoculars (two --models), tfidf, finetuned (--backbone); two or more
-        make an ensemble as well."""
+        """stats, trees, curvature, binoculars (two --models), tfidf, style, finetuned
+        (--backbone); two or more make an ensemble as well."""
         backbone: str | None = None
         """The model that `finetuned` begins from."""
         seed: int = 0
@@ -141,7 +141,7 @@ def _train(argv: Sequence[str]) -> None:
 def _score(argv: Sequence[str]) -> None:
     from gpt2lab.detection import verdict
     from gpt2lab.detection.panel import Panel
-    from gpt2lab.storage import atomic_file
+    from gpt2lab.storage import atomic_file, refuse_existing
 
     @dataclass(frozen=True, kw_only=True)
     class Score(Reads):
@@ -161,13 +161,17 @@ def _score(argv: Sequence[str]) -> None:
         known text is told."""
         html: Path | None = None
         """Write a page with the text coloured, for one text."""
+        overwrite: bool = False
+        """Replace the page."""
 
     command = tyro.cli(Score, args=argv, prog="gpt2lab detect score")
     panel = Panel.load(command.detectors)
     panel.require(command.setup.detector or panel.names[0])
     texts = _texts(command.texts)
-    if command.html and len(texts) > 1:
-        raise UserError(f"--html is for one text, and there are {len(texts)}; name one file")
+    if command.html:
+        if len(texts) > 1:
+            raise UserError(f"--html is for one text, and there are {len(texts)}; name one file")
+        refuse_existing(command.html, overwrite=command.overwrite, option="--html")
     with _readers(command, panel, command.models) as reader:
         training = _training(command.training)
         judge = verdict.Judge(panel, reader, command.setup, training)
@@ -197,7 +201,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     from gpt2lab.detection.evaluate import evaluate
     from gpt2lab.detection.panel import Panel
     from gpt2lab.detection.samples import Set
-    from gpt2lab.storage import require_writable_folder
+    from gpt2lab.storage import no_empty_folders, refuse_existing, require_writable_folder
 
     @dataclass(frozen=True, kw_only=True)
     class Evaluate(Reads):
@@ -211,6 +215,8 @@ def _evaluate(argv: Sequence[str]) -> None:
         """What `detect collect` wrote: the detectors' own set first."""
         out: Path | None = None
         """Folder for the report: Markdown, a page, a picture, JSON."""
+        overwrite: bool = False
+        """Replace a report."""
         models: tuple[str, ...] = ()
         """Where the models are that the detectors read with, if not where they were trained."""
         setup: tyro.conf.OmitArgPrefixes[found.Setup] = field(default_factory=found.Setup)
@@ -220,16 +226,21 @@ def _evaluate(argv: Sequence[str]) -> None:
         raise UserError("name the set that the detectors were trained on")
     panel = Panel.load(command.detectors)
     sets = [Set.load(path) for path in command.sets]
-    if command.out:
-        require_writable_folder(command.out)
-    with _readers(command, panel, command.models) as reader:
+    with ExitStack() as stack:
+        if command.out:
+            refuse_existing(command.out / report.REPORT, overwrite=command.overwrite)
+            stack.enter_context(no_empty_folders(command.out))
+            require_writable_folder(command.out)
+        reader = stack.enter_context(_readers(command, panel, command.models))
         findings = evaluate(panel, reader, sets, command.setup, _step)
-    if command.out:
-        report.write(findings, command.out)
+        if command.out:
+            report.write(findings, command.out)
     print(json.dumps(report.table(findings)) if command.json else report.text(findings))
 
 
 def _watermark(argv: Sequence[str]) -> None:
+    import numpy as np
+
     from gpt2lab.cli.output import show
     from gpt2lab.detection.watermark import look
     from gpt2lab.tokenizer.bpe import Tokenizer
@@ -249,11 +260,12 @@ def _watermark(argv: Sequence[str]) -> None:
 
     command = tyro.cli(Watermark, args=argv, prog="gpt2lab detect watermark")
     tokenizer = Tokenizer.load(command.tokenizer)
-    for where, text in _texts([command.text] if command.text else []):
-        import numpy as np
-
-        found = look(np.array(tokenizer.encode(text)), command.key)
-        show({"text": where, **asdict(found)}, as_json=command.json)
+    texts = _texts([command.text] if command.text else [])
+    if len(texts) > 1:
+        raise UserError(f"{command.text} holds {len(texts)} texts; give a file of one")
+    ((where, text),) = texts
+    found = look(np.array(tokenizer.encode(text)), command.key)
+    show({"text": where, **asdict(found)}, as_json=command.json)
 
 
 def _texts(files: Sequence[Path]) -> list[tuple[str, str]]:
@@ -261,6 +273,7 @@ def _texts(files: Sequence[Path]) -> list[tuple[str, str]]:
     from gpt2lab.cli.output import standard_input
     from gpt2lab.corpus.compressed import Damage
     from gpt2lab.corpus.plaintext import read_file
+    from gpt2lab.detection.display import safe
     from gpt2lab.errors import DamagedInput
 
     if not files:
@@ -273,7 +286,8 @@ def _texts(files: Sequence[Path]) -> list[tuple[str, str]]:
             raise DamagedInput(f"{damage[0]}; fetch or make the file again")
         several = len(documents) > 1
         for number, document in enumerate(documents, start=1):
-            name = f"{file.name}, text {number}" if several else file.name
+            called = safe(file.name.replace("\n", " "))
+            name = f"{called}, text {number}" if several else called
             found.append((name, document.text))
     if not found:
         raise UserError(f"there is no text in {', '.join(map(str, files))}; check the files")
@@ -314,6 +328,13 @@ def _source(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else model
 
 
+def _name(source: str) -> str:
+    """What a model is called: its folder's name, or of OUT/model, as training writes it, OUT's."""
+    path = Path(source)
+    last = path.parent if path.name == "model" and path.parent.name else path
+    return last.name or source
+
+
 @contextmanager
 def _subjects(command: Reads, models: Sequence[str]) -> "Iterator[dict[str, Subject]]":
     """Models by name, with their answers kept."""
@@ -327,7 +348,7 @@ def _subjects(command: Reads, models: Sequence[str]) -> "Iterator[dict[str, Subj
     with ExitStack() as stack:
         found: dict[str, Subject] = {}
         for source in models:
-            name = Path(source).name or source
+            name = _name(source)
             if name in found:
                 raise UserError(f"two models are named {name}; rename one's folder")
             made = gpt2lab.load(source, command.dtype, device)

@@ -11,7 +11,7 @@ from gpt2lab.errors import UserError
 def standard_input() -> str:
     """Standard input as UTF-8 text."""
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"standard input is not UTF-8 at byte {error.start}; convert it with iconv"

@@ -1,17 +1,20 @@
 """From a score to a p-value that people's texts stand behind, and to a probability.
 
 The p-value is conformal: the share of human texts of the same length and domain, this text counted
-with them, that score as high. If a human text is drawn as those of its domain were, its p-value is
-at most a with probability a at most, whatever the scores mean.
+with them, that score as high. If a human text is drawn as those of its domain and length were, its
+p-value is at most a with probability a at most, whatever the scores mean. That holds of a whole
+range of lengths, not of each length in it, and as far as passages of one document are as unlike as
+those of several; reports measure both.
 
 A threshold does not travel between domains. Where the domain is not told the largest p-value of
 all domains counts, and the human texts of each are scored by detectors that know nothing of it, as
 those of a domain that none has seen would be. What that is worth is no theorem; reports measure it.
 """
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -51,11 +54,30 @@ class PValue:
     n: int
     """Human texts it was compared with."""
     domain: str
+    blind: bool = False
+    """Whether those were scored by detectors that know nothing of their domain."""
 
     @property
     def least(self) -> float:
         """No p-value can be below this with so few texts."""
         return 1 / (self.n + 1)
+
+
+def spans(tokens: int, longest: int) -> list[tuple[int, int]]:
+    """From where to where a text is read by itself: as few windows as may be, alike in length."""
+    count = max(1, -(-tokens // longest))
+    edges = [tokens * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def combined(values: Sequence[PValue]) -> float:
+    """One p-value for windows of a text: twice their mean, however they depend on each other.
+
+    Vovk and Wang 2020, proposition 1.
+    """
+    if len(values) == 1:
+        return values[0].value
+    return min(1.0, 2 * float(np.mean([v.value for v in values])))
 
 
 @dataclass(frozen=True)
@@ -71,24 +93,24 @@ class Scored:
 class Calibration:
     """Human scores by domain and length, machines' by length, and what odds a score means.
 
-    strange: human scores by detectors that know nothing of their domain; None if there are none.
+    blind: human scores by detectors that know nothing of their domain; None if there are none.
     machine: of the generators and samplers of the set, in its shares.
     """
 
     def __init__(
         self,
         human: Human,
-        strange: Human | None,
+        blind: Human | None,
         machine: Mapping[int, Floats],
         odds: Mapping[int, tuple[Floats, Floats]],
     ) -> None:
-        self.human, self.strange, self.machine, self._odds = human, strange, machine, odds
+        self.human, self.blind, self.machine, self._odds = human, blind, machine, odds
 
     @classmethod
-    def fit(cls, given: Sequence[Scored], strange: Sequence[Scored] = ()) -> Self:
+    def fit(cls, given: Sequence[Scored], blind: Sequence[Scored] = ()) -> Self:
         """Calibrate on texts that no detector learned from.
 
-        strange: people's, scored by detectors that know nothing of their domain.
+        blind: people's, scored by detectors that know nothing of their domain.
         Raises UserError if there are no human texts of 50 tokens.
         """
         curves: dict[int, list[Scored]] = {}
@@ -100,7 +122,7 @@ class Calibration:
             n: np.sort([one.score for one in scored if one.machine]) for n, scored in curves.items()
         }
         odds = {n: _curve(scored) for n, scored in curves.items()}
-        return cls(_human(given), _human(strange) if strange else None, machine, odds)
+        return cls(_human(given), _human(blind) if blind else None, machine, odds)
 
     @property
     def domains(self) -> list[str]:
@@ -116,25 +138,38 @@ class Calibration:
         """
         length = length_of(tokens)
         if domain is not None:
-            if domain not in self.human:
+            if domain not in self.domains:
                 there = ", ".join(self.domains)
                 raise UserError(f"no human texts of domain {domain!r}; there are {there}")
             known = _p(self.human, score, length, domain)
-            if known.least > fpr and self.strange and domain in self.strange:
+            if known.least > fpr and self.blind and domain in self.blind:
                 # More of its texts were scored by detectors that know nothing of them.
-                blind = _p(self.strange, score, length, domain)
-                return blind if blind.n > known.n else known
+                more = replace(_p(self.blind, score, length, domain), blind=True)
+                return more if more.n > known.n else known
             return known
-        human = self.strange or self.human
+        human = self.blind or self.human
         found = [_p(human, score, length, d) for d in human]
         able = [p for p in found if p.least <= fpr]
         if not able:
             return next(p for p in found if p.domain == ALL)
         return max(able, key=lambda p: (p.value, p.domain))
 
+    def reach(self, longest: int) -> int:
+        """Most tokens of a text that is judged as one, where human texts have `longest` at most.
+
+        Few texts may be of the last of LENGTHS; if fewer domains than at the one before have enough
+        for p-values of 1 %, longer texts are better judged in windows.
+        """
+        reached = [n for n in LENGTHS if n <= longest]
+        able = [len(self.domains) - len(self.too_small(n, 0.01)) for n in reached]
+        while len(able) > 1 and able[-1] < able[-2]:
+            able.pop()
+            longest = reached.pop() - 1
+        return longest
+
     def too_small(self, tokens: int, fpr: float) -> list[str]:
         """Domains that do not count where none is told, for they have too few texts so long."""
-        human, length = self.strange or self.human, length_of(tokens)
+        human, length = self.blind or self.human, length_of(tokens)
         return [d for d in human if d != ALL and _p(human, 0.0, length, d).least > fpr]
 
     def probability(self, score: float, tokens: int, prior: float = 0.5) -> float | None:
@@ -169,7 +204,7 @@ class Calibration:
         return {
             "machine": {str(n): scores.tolist() for n, scores in self.machine.items()},
             "human": _told(self.human),
-            "strange": _told(self.strange) if self.strange else None,
+            "blind": _told(self.blind) if self.blind else None,
             "odds": {str(n): [x.tolist(), y.tolist()] for n, (x, y) in self._odds.items()},
         }
 
@@ -178,16 +213,17 @@ class Calibration:
         """Read what `table` gave; UserError if it is damaged."""
         try:
             human = _read(table["human"])
-            strange = None if table["strange"] is None else _read(table["strange"])
+            blind = None if table["blind"] is None else _read(table["blind"])
             machine = {_known(n): _rising(scores) for n, scores in table["machine"].items()}
             odds = {_known(n): (_rising(x), _rising(y)) for n, (x, y) in table["odds"].items()}
             fine = all(
                 len(x) == len(y) > 0 and y[0] > 0 and y[-1] < 1 for x, y in odds.values()
             )  # fmt: skip
-            whole = ALL in human and (strange is None or ALL in strange)
+            fine = fine and all(len(scores) for scores in machine.values())
+            whole = ALL in human and (blind is None or ALL in blind)
             if fine and whole and machine.keys() == odds.keys():
-                return cls(human, strange, machine, odds)
-        except (KeyError, TypeError, ValueError, AttributeError):
+                return cls(human, blind, machine, odds)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             pass
         raise UserError(f"{where} is damaged; train the detector again")
 
@@ -209,6 +245,8 @@ def _human(given: Sequence[Scored]) -> Human:
 
 def _p(human: Human, score: float, length: int, domain: str) -> PValue:
     scores = human[domain].get(length, np.empty(0))
+    if not np.isfinite(score):
+        raise UserError(f"a score is {score}, so a detector is damaged; train the detectors again")
     as_high = len(scores) - int(np.searchsorted(scores, score, side="left"))
     return PValue((1 + as_high) / (len(scores) + 1), len(scores), domain)
 

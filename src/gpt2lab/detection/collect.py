@@ -17,6 +17,7 @@ from gpt2lab import __version__
 from gpt2lab.corpus.compressed import Damage
 from gpt2lab.corpus.plaintext import find_files, read_file
 from gpt2lab.detection import samples
+from gpt2lab.detection.calibrate import ALL
 from gpt2lab.detection.conditions import other_language
 from gpt2lab.detection.samples import ALONE, SPLITS, Sample, split_of
 from gpt2lab.errors import DamagedInput, UserError
@@ -115,11 +116,13 @@ def collect(
     on. Raises UserError if models differ in their tokens, or documents are too few or too short.
     """
     first = _alike(subjects, setup)
+    _require_domains(sources)
+    seen: set[str] = set()
     with atomic_folder(out, overwrite=overwrite) as folder:
         passages: list[Passage] = []
         references: list[Passage] = []
         for source in sources:
-            some, others = _passages(first, source, setup)
+            some, others = _passages(first, source, setup, seen)
             passages += some
             references += others
         _require_splits(passages)
@@ -146,6 +149,15 @@ def collect(
     return manifest
 
 
+def _require_domains(sources: Sequence[Source]) -> None:
+    names = [source.domain for source in sources]
+    for name in names:
+        if name == ALL or not name.isprintable():
+            raise UserError(f"--texts cannot name a domain {name!r}; choose another name")
+        if names.count(name) > 1:
+            raise UserError(f"--texts names the domain {name} twice; put its files into one folder")
+
+
 def _rules(sampling: Sampling) -> dict[str, Any]:
     """What a sampler does beyond drawing from the model."""
     plain = asdict(Sampling())
@@ -170,14 +182,14 @@ def _alike(subjects: Mapping[str, Subject], setup: Setup) -> Subject:
 
 
 def _passages(
-    subject: Subject, source: Source, setup: Setup
+    subject: Subject, source: Source, setup: Setup, seen: set[str]
 ) -> tuple[list[Passage], list[Passage]]:
     """Passages to be continued, and passages of other documents.
 
-    Which they are a document's digest and the seed decide.
+    Which they are a document's digest and the seed decide. seen: documents that are taken already,
+    to which these are added.
     """
     found: list[Passage] = []
-    seen: set[str] = set()
     with subject.step(f"passages of {source.domain}"):
         for text in _texts(source):
             if other_language(text):
@@ -189,8 +201,8 @@ def _passages(
                 found += _cut(subject.ids(text), source.domain, document, setup)
     if not found:
         raise UserError(
-            f"{source.path} has no document of {setup.prompt + setup.shortest} tokens; give longer "
-            "ones, or a smaller --shortest"
+            f"{source.path} has no English document of {setup.prompt + setup.shortest} tokens that "
+            "was not there before; give longer ones, or a smaller --shortest"
         )
     keys = [hashlib.sha256(f"order {setup.seed} {p.document}".encode()).digest() for p in found]
     order = sorted(range(len(found)), key=lambda i: keys[i])  # passages of a document together
@@ -233,8 +245,9 @@ def _require_splits(passages: Sequence[Passage]) -> None:
     if missing := [name for name in SPLITS if name not in there]:
         count = len({p.document for p in passages})
         raise UserError(
-            f"{count} documents are too few to be split: none is for {', '.join(missing)}; give "
-            "twenty or more"
+            f"{count} documents are too few to be split, as their digests would have it: none is "
+            f"for {', '.join(missing)}; give more, or more --samples of fewer --passages, or "
+            "another --seed"
         )
 
 

@@ -74,9 +74,9 @@ def _coloured(reading: Reading) -> Text:
     text = Text()
     shown = pieces(reading)
     for piece in shown[:MOST]:
-        text.append(_safe(piece.text), style=f"black on {COLOURS[piece.bin]}")
+        text.append(safe(piece.text), style=f"black on {COLOURS[piece.bin]}")
     if len(shown) > MOST:
-        text.append(f"\n({len(shown) - MOST:,} tokens more; --html shows all)")
+        text.append(f"\n({len(shown) - MOST:,} tokens more; --html shows 20,000)")
     return text
 
 
@@ -89,9 +89,9 @@ def _bars(reading: Reading) -> Any:
     return Group(*rows)
 
 
-def _safe(text: str) -> str:
-    """Without the characters that would steer a terminal."""
-    steering = ("Cc", "Cf")
+def safe(text: str) -> str:
+    """Without the characters that would steer a terminal, or that none can show."""
+    steering = ("Cc", "Cf", "Cs")
     return "".join(
         "\N{SYMBOL FOR SUBSTITUTE}"
         if c not in "\n\t" and unicodedata.category(c) in steering

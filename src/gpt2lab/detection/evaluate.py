@@ -28,8 +28,9 @@ def evaluate(
     study = Study(panel, reader, sets, setup, step)
     for part in (
         strength.overall, strength.lengths, strength.samplers, strength.generators,
-        strength.across_generators, strength.across_samplers, trust.false_positives, trust.found,
-        trust.held_out, trust.attacks, trust.unseen,
+        strength.across_generators, strength.across_samplers, trust.false_positives,
+        trust.false_positives_by_length, trust.found, trust.long_texts, trust.held_out,
+        trust.attacks, trust.unseen,
     ):  # fmt: skip
         with step(part.__name__.replace("_", " ")):
             study.findings.tables += list(part(study))

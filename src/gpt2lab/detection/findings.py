@@ -9,6 +9,7 @@ from gpt2lab.detection.metrics import Reliability
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation.measurement import Measurement
 
+_SEEDS = 2**32
 RATES = (0.05, 0.01, 0.001)
 
 
@@ -26,8 +27,21 @@ class Setup:
     def __post_init__(self) -> None:
         if self.tokens < FEWEST:
             raise UserError(f"--tokens is {self.tokens}; it must be at least {FEWEST}")
+        if not 0 <= self.seed < _SEEDS:
+            raise UserError(f"--seed is {self.seed}; it must be from 0 to {_SEEDS - 1}")
         if self.attacked < 1:
             raise UserError(f"--attacked is {self.attacked}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table, with its 95 % interval where it has one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+Row = list[Cell | None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Table:
     title: str
     corner: str
     columns: list[str]
-    rows: dict[str, list[float | None]]
+    rows: dict[str, Row]
     note: str
     percent: bool = False
 

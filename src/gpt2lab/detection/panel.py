@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from gpt2lab.detection.calibrate import Calibration
+from gpt2lab.detection.calibrate import FEWEST, Calibration
 from gpt2lab.detection.detectors import ENSEMBLE, KINDS, Detector, Ensemble
 from gpt2lab.detection.features import Floats
 from gpt2lab.detection.reading import Reader, Reading
 from gpt2lab.detection.samples import MANIFEST, read_manifest
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation.subject import Subject
-from gpt2lab.storage import atomic_folder, read_json, write_json
+from gpt2lab.storage import atomic_folder, read_json, sha256, write_json
 
 VERSION, KIND = 1, "detectors"
 _CALIBRATION = "calibration.json"
@@ -98,9 +98,11 @@ class Panel:
                 (folder / name).mkdir()
                 detector.save(folder / name)
                 write_json(folder / name / _CALIBRATION, self.calibrations[name].table())
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
             write_json(
                 folder / MANIFEST,
                 {
+                    "files": {str(file.relative_to(folder)): sha256(file) for file in files},
                     "kind": KIND,
                     "version": VERSION,
                     "detectors": list(self.detectors),
@@ -120,12 +122,14 @@ class Panel:
             names = [str(name) for name in table["detectors"]]
             kinds = {name: KINDS[name] for name in names}
             scorers = tuple(Scorer(**{k: str(v) for k, v in s.items()}) for s in table["scorers"])
-            longest, facts = int(table["longest"]), dict(table["facts"])
+            longest, facts = table["longest"], dict(table["facts"])
+            digests = dict(table["files"])
             together = bool(table["ensemble"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(f"{where} is damaged; train the detectors again") from None
         fine = names and scorers and isinstance(facts.get("generators", {}), dict)
-        if not fine or longest < 1 or any(k.models > len(scorers) for k in kinds.values()):
+        fine = fine and isinstance(longest, int) and longest >= FEWEST
+        if not fine or any(k.models > len(scorers) for k in kinds.values()):
             raise UserError(f"{where} is damaged; train the detectors again")
         detectors = {
             name: kind.load(folder / name, [s.name for s in scorers])
@@ -139,4 +143,7 @@ class Panel:
             for name in [*names, *([ENSEMBLE] if ensemble else [])]
             for file in [folder / name / _CALIBRATION]
         }
+        for file in (f for name in calibrations for f in sorted((folder / name).rglob("*"))):
+            if file.is_file() and sha256(file) != digests.get(str(file.relative_to(folder))):
+                raise UserError(f"{file} is not what {where} says; train the detectors again")
         return cls(scorers, detectors, ensemble, calibrations, longest, facts)

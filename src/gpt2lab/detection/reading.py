@@ -1,7 +1,10 @@
 """What models think of each token of texts: the evidence that detectors weigh.
 
-Each text goes once through each model. Long ones are read in windows of the context that advance by
-half of it, so that each token is seen after at least half a context.
+Each text goes once through each model, and once more through both where their expectations are
+compared. Long ones are read in windows of the context that advance by half of it, so that each
+token is seen after at least half a context. White space is read as single blanks: the layout of a
+text is lost or changed on its way to a detector, and people's texts in a set have that of the files
+they are from, so what it would tell is not who wrote.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,8 +80,8 @@ class Reader:
         return list(self.scorers)
 
     def ids(self, text: str) -> Ids:
-        """The tokens of a text."""
-        return self._first.ids(text)
+        """The tokens of a text, its white space as single blanks."""
+        return self._first.ids(" ".join(text.split()))
 
     def read(self, texts: Sequence[str], *, best: int = 0, cross: bool = False) -> list[Reading]:
         """Read texts.
@@ -86,7 +89,7 @@ class Reader:
         best: how many alternatives the first model tells for each token.
         cross: whether what the second expects of the first is computed too, with every logit.
         """
-        ids = [self._first.ids(text) for text in texts]
+        ids = [self.ids(text) for text in texts]
         return self.read_ids(ids, best=best, cross=cross)
 
     def read_ids(self, ids: Sequence[Ids], *, best: int = 0, cross: bool = False) -> list[Reading]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.charts import STYLE
-from gpt2lab.detection.findings import Findings, Table
+from gpt2lab.detection.findings import Cell, Findings, Table
 from gpt2lab.errors import UserError
 from gpt2lab.storage import atomic_file, write_json
 
@@ -14,6 +14,7 @@ REPORT, PAGE, PICTURE, NUMBERS = "report.md", "report.html", "report.png", "repo
 _COLOURS = ("#2f6fde", "#d9822b", "#2a9d6f", "#b5468f", "#7a6fd0", "#8a6d3b", "#555555")
 _STRONG = """
 main { max-width: 60rem; margin: 0 auto } body { max-width: none }
+td.n small { opacity: .7; white-space: nowrap }
 td.n { background: color-mix(in srgb, var(--blue) calc(var(--v) * 45%), transparent) }
 """
 
@@ -56,10 +57,10 @@ def markdown(findings: Findings) -> str:
     """Tables in sections."""
     parts = [_facts(findings), f"![ROC, reliability and accuracy by length]({PICTURE})"]
     for t in findings.tables:
-        head = f"| {t.corner} | {' | '.join(t.columns)} |"
+        head = f"| {t.corner} | {' | '.join(map(_plain, t.columns))} |"
         rule = "|---" * (1 + len(t.columns)) + "|"
         rows = [
-            f"| {name} | {' | '.join(_cell(t, value) for value in values)} |"
+            f"| {_plain(name)} | {' | '.join(_both(t, value) for value in values)} |"
             for name, values in t.rows.items()
         ]
         parts.append("\n".join([f"### {t.title}", "", head, rule, *rows, "", t.note.strip()]))
@@ -67,7 +68,7 @@ def markdown(findings: Findings) -> str:
 
 
 def page(findings: Findings) -> str:
-    """One HTML file that opens offline; darker cells are larger numbers."""
+    """HTML that opens offline, beside its picture; darker cells are larger numbers."""
     parts = [f"<p>{html.escape(_facts(findings)).replace('`', '')}</p>"]
     for t in findings.tables:
         head = "".join(f"<th class=n>{html.escape(c)}</th>" for c in t.columns)
@@ -103,15 +104,37 @@ def text(findings: Findings) -> str:
     return "\n".join([t.title, f"{'':<{width}}  {head}", *rows, t.note.strip()])
 
 
-def _cell(t: Table, value: float | None) -> str:
-    if value is None:
+def _plain(name: str) -> str:
+    """A name that ends no cell of a table."""
+    return name.replace("|", "\\|")
+
+
+def _number(t: Table, value: float) -> str:
+    return f"{100 * value:.1f}" if t.percent else f"{value:.3f}"
+
+
+def _cell(t: Table, cell: Cell | None) -> str:
+    if cell is None:
         return "-"
-    return f"{value:.1%}" if t.percent else f"{value:.3f}"
+    return _number(t, cell.value) + ("%" if t.percent else "")
 
 
-def _coloured(t: Table, value: float | None) -> str:
-    strength = 0.0 if value is None else max(0.0, min(1.0, value if t.percent else 2 * value - 1))
-    return f'<td class=n style="--v: {strength:.3f}">{_cell(t, value)}</td>'
+def _interval(t: Table, cell: Cell | None) -> str:
+    if cell is None or cell.interval is None:
+        return ""
+    return f"{_number(t, cell.interval[0])} to {_number(t, cell.interval[1])}"
+
+
+def _both(t: Table, cell: Cell | None) -> str:
+    interval = _interval(t, cell)
+    return _cell(t, cell) + (f" ({interval})" if interval else "")
+
+
+def _coloured(t: Table, cell: Cell | None) -> str:
+    value = 0.0 if cell is None else cell.value if t.percent else 2 * cell.value - 1
+    interval = _interval(t, cell)
+    small = f"<br><small>{interval}</small>" if interval else ""
+    return f'<td class=n style="--v: {max(0.0, min(1.0, value)):.3f}">{_cell(t, cell)}{small}</td>'
 
 
 def _picture(findings: Findings, path: Path) -> None:
@@ -137,9 +160,9 @@ def _picture(findings: Findings, path: Path) -> None:
     lengths = next(t for t in findings.tables if t.title == "accuracy by length")
     for name, colour in zip(names, _COLOURS, strict=False):
         points = [
-            (int(tokens), value)
-            for tokens, value in zip(lengths.columns, lengths.rows[name], strict=True)
-            if value is not None
+            (int(tokens), cell.value)
+            for tokens, cell in zip(lengths.columns, lengths.rows[name], strict=True)
+            if cell is not None
         ]
         axes[2].plot(*zip(*points, strict=True), "o-", color=colour)
     axes[2].set(xscale="log", xlabel="tokens", ylabel="accuracy", title="By length")

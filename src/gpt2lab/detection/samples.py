@@ -75,6 +75,12 @@ class Set:
             samples = [_sample(line, file) for line in file.read_text("utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {file}: {error}; collect the set again") from None
+        splits: dict[str, str] = {}
+        for s in samples:
+            if splits.setdefault(s.document, s.split) != s.split:
+                raise UserError(
+                    f"{file} has document {s.document} in two splits; collect the set again"
+                )
         return cls(folder, manifest, samples)
 
     def split(self, *names: str) -> list[Sample]:
@@ -133,7 +139,10 @@ def _sample(line: str, file: Path) -> Sample:
     try:
         table = json.loads(line)
         if {name: type(value) for name, value in table.items()} == _TYPES:
-            return Sample(**table)
+            sample = Sample(**table)
+            "".join(v for v in table.values() if isinstance(v, str)).encode()  # no lone surrogates
+            if sample.split in SPLITS:
+                return sample
     except (ValueError, AttributeError, RecursionError):
         pass
     raise UserError(f"{file} holds a line that is no sample; collect the set again")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -10,72 +9,69 @@ from gpt2lab.detection import metrics
 from gpt2lab.detection.calibrate import LENGTHS
 from gpt2lab.detection.detectors.stats import Stats
 from gpt2lab.detection.features import Floats
-from gpt2lab.detection.findings import RATES, Table
+from gpt2lab.detection.findings import RATES, Cell, Row, Table
 from gpt2lab.detection.metrics import Bools
 from gpt2lab.detection.reading import Reading
 from gpt2lab.detection.study import Study, Tried
 from gpt2lab.detection.train import Read
 
+_KINDS = ("AUROC", "TPR at 1 % FPR", "accuracy")
+
 
 def overall(study: Study) -> Iterator[Table]:
-    rows: dict[str, list[float | None]] = {}
+    rows: dict[str, Row] = {}
     documents = [s.document for s in study.at.found.samples]
     for name in study.names:
         scores, machine = study.at.of(name)
         area = metrics.auroc(scores, machine)
         interval = metrics.auroc_interval(scores, machine, documents)
         how = "test split, all samplers and generators; documents are resampled"
-        study.record(f"AUROC[{name}]", area, len(set(documents)), how, interval)
-        rates = [metrics.tpr(scores, machine, fpr) for fpr in RATES]
-        for fpr, rate in zip(RATES, rates, strict=True):
-            how = f"machines' texts above all but {fpr:.1%} of people's; exact interval"
-            study.record(f"TPR at {fpr:.1%} FPR[{name}]", rate.value, rate.n, how, rate.interval)
+        row: Row = [study.record(f"AUROC[{name}]", area, len(set(documents)), how, interval)]
+        for fpr in RATES:
+            how = f"machines' texts above all but {fpr:.1%} of people's, given that threshold"
+            rate = metrics.tpr(scores, machine, fpr)
+            row.append(study.rate(f"TPR at {fpr:.1%} FPR[{name}]", rate, how))
         study.findings.roc[name] = _roc(scores, machine)
-        rows[name] = [area, *(r.value for r in rates), *_calibrated(study, name)]
+        rows[name] = [*row, *_calibrated(study, name)]
     human, of = int((~study.at.machine).sum()), int(study.at.machine.sum())
     columns = ["AUROC", *(f"TPR at {fpr:.1%} FPR" for fpr in RATES), "accuracy", "ECE"]
     yield Table(
         f"Detectors, texts of {study.setup.tokens} tokens", "detector", columns, rows,
         f"{human:,} texts of people, {of:,} of machines, all samplers and generators, of "
-        f"{len(set(documents)):,} documents: exact intervals take them for independent. "
-        "Thresholds are of the test split's own people's texts; accuracy is the mean of both "
-        "kinds'. "
+        f"{len(set(documents)):,} documents. Thresholds are of the test split's own "
+        "people's texts; intervals of rates are exact for those thresholds and independent texts, "
+        "those of AUROC draw documents anew. Accuracy is the mean of both kinds'. "
         + _fine(human),
     )  # fmt: skip
 
 
-def _calibrated(study: Study, name: str) -> tuple[float | None, float | None]:
+def _calibrated(study: Study, name: str) -> Row:
     """Accuracy and expected calibration error of probabilities."""
     probability, machine = study.probability(study.at, name), study.at.machine
     if probability is None:
-        return None, None
+        return [None, None]
     right = metrics.accuracy(probability >= 0.5, machine)
     curve = metrics.reliability(probability, machine)
     how = "probability of 0.5 or more; the mean over people's and machines' texts"
-    study.record(f"accuracy[{name}]", right, len(machine), how, None)
-    study.record(f"ECE[{name}]", curve.ece, len(machine), "ten bins of equal width", None)
     study.findings.curves[name] = curve
-    return right, curve.ece
+    return [
+        study.record(f"accuracy[{name}]", right, len(machine), how),
+        study.record(f"ECE[{name}]", curve.ece, len(machine), "ten bins of equal width"),
+    ]
 
 
 def lengths(study: Study) -> Iterator[Table]:
-    columns = [str(n) for n in LENGTHS]
-    kinds: dict[str, dict[str, list[float | None]]] = {"AUROC": {}, "accuracy": {}}
+    rows: dict[str, dict[str, Row]] = {kind: {n: [] for n in study.names} for kind in _KINDS}
     counts = []
     for tokens in LENGTHS:
         tried = study.cut(study.test, tokens)
         counts.append(f"{tokens}: {int((~tried.machine).sum())}+{int(tried.machine.sum())}")
-        fit = 0 < tried.machine.sum() < len(tried.machine)
         for name in study.names:
-            scores, machine = tried.of(name)
-            said = study.probability(tried, name) if fit else None
-            area = metrics.auroc(scores, machine) if fit else None
-            right = None if said is None else metrics.accuracy(said >= 0.5, machine)
-            kinds["AUROC"].setdefault(name, []).append(area)
-            kinds["accuracy"].setdefault(name, []).append(right)
-    for kind, rows in kinds.items():
+            for kind, cell in _strength(study, tried, name, f"{tokens} tokens").items():
+                rows[kind][name].append(cell)
+    for kind in ("AUROC", "accuracy"):
         yield Table(
-            f"{kind} by length", "detector \\ tokens", columns, rows,
+            f"{kind} by length", "detector \\ tokens", [str(n) for n in LENGTHS], rows[kind],
             f"Texts cut to so many tokens (people's + machines': {', '.join(counts)}).",
         )  # fmt: skip
 
@@ -89,53 +85,54 @@ def generators(study: Study) -> Iterator[Table]:
 
 
 def _each(study: Study, what: str, values: Sequence[str]) -> Iterator[Table]:
-    kinds = ("AUROC", "TPR at 1 % FPR", "accuracy")
-    rows: dict[str, dict[str, list[float | None]]] = {
-        kind: {name: [] for name in study.names} for kind in kinds
-    }
+    rows: dict[str, dict[str, Row]] = {kind: {n: [] for n in study.names} for kind in _KINDS}
     for value in values:
         some = study.at.among(study.at.by(what, value))
         for name in study.names:
-            for kind, found in zip(kinds, _strength(study, some, name), strict=True):
-                rows[kind][name].append(found)
-                if found is not None:
-                    how = f"of its texts and all people's, {study.setup.tokens} tokens"
-                    study.record(f"{kind}[{name}, {value}]", found, len(some.machine), how, None)
-    for kind in kinds:
+            for kind, cell in _strength(study, some, name, value).items():
+                rows[kind][name].append(cell)
+    for kind in _KINDS:
         yield Table(
             f"{kind} by {what}", f"detector \\ {what}", list(values), rows[kind],
             f"Of each {what}'s texts and all people's, {study.setup.tokens} tokens.",
         )  # fmt: skip
 
 
-def _strength(study: Study, tried: Tried, name: str) -> tuple[float | None, ...]:
+def _strength(study: Study, tried: Tried, name: str, which: str) -> dict[str, Cell | None]:
     """AUROC, true-positive rate and accuracy, as far as there are texts."""
     scores, machine = tried.of(name)
-    if not machine.any():
-        return None, None, None
+    if not 0 < machine.sum() < len(machine):
+        return dict.fromkeys(_KINDS)
+    documents = [s.document for s in tried.found.samples]
+    interval = metrics.auroc_interval(scores, machine, documents)
+    area, n = metrics.auroc(scores, machine), len(machine)
+    how = "its machines' texts and all people's; documents are drawn anew"
     said = study.probability(tried, name)
-    right = None if said is None else metrics.accuracy(said >= 0.5, machine)
-    return metrics.auroc(scores, machine), metrics.tpr(scores, machine, 0.01).value, right
+    found: tuple[Cell | None, ...] = (
+        study.record(f"AUROC[{name}, {which}]", area, n, how, interval),
+        study.rate(
+            f"TPR at 1.0% FPR[{name}, {which}]", metrics.tpr(scores, machine, 0.01),
+            "given a threshold of the test split's people",
+        ),
+        None
+        if said is None
+        else study.record(
+            f"accuracy[{name}, {which}]", metrics.accuracy(said >= 0.5, machine), n,
+            "probability of 0.5 or more",
+        ),
+    )  # fmt: skip
+    return dict(zip(_KINDS, found, strict=True))
 
 
 def across_generators(study: Study) -> Iterator[Table]:
     """OpenAI's picture: who wrote, and who reads."""
+    rows: dict[str, Row] = {wrote: [] for wrote in study.first.generators}
     readers = [name for name in study.first.generators if name in study.reader.names]
-    rows: dict[str, list[float | None]] = {}
-    for wrote in study.first.generators:
-        some = study.at.among(study.at.by("generator", wrote))
-        if not some.machine.any():
-            continue
-        row: list[float | None] = []
-        for name in readers:
-            scores = _stats(study, name, lambda s, name=name: s.generator == name).score(
-                _with(some.found, study.reader.names.index(name))
-            )
-            area = metrics.auroc(scores, some.machine)
-            how = f"stats taught with texts of {name}, which reads; test split"
-            study.record(f"AUROC[{wrote} seen by {name}]", area, len(scores), how, None)
-            row.append(area)
-        rows[wrote] = row
+    for name in readers:
+        made = _taught(study, name, "generator", name)
+        for wrote, row in rows.items():
+            some = study.at.among(study.at.by("generator", wrote))
+            row.append(_area(study, made, some, name, f"{wrote} read by {name}"))
     if readers:
         yield Table(
             "AUROC by who wrote and who reads", "wrote \\ reads", readers, rows,
@@ -145,30 +142,42 @@ def across_generators(study: Study) -> Iterator[Table]:
 
 
 def across_samplers(study: Study) -> Iterator[Table]:
-    rows: dict[str, list[float | None]] = {}
-    first = study.reader.names[0]
-    for taught in study.first.samplers:
-        made = _stats(study, first, lambda s, taught=taught: s.sampler == taught)
-        row: list[float | None] = []
-        for drawn in study.first.samplers:
-            some = study.at.among(study.at.by("sampler", drawn))
-            there = bool(some.machine.any())
-            scores = made.score(_with(some.found, 0))
-            row.append(metrics.auroc(scores, some.machine) if there else None)
-        rows[taught] = row
+    first, samplers = study.reader.names[0], study.first.samplers
+    rows: dict[str, Row] = {}
+    for taught in samplers:
+        made = _taught(study, first, "sampler", taught)
+        rows[taught] = [
+            _area(
+                study, made, study.at.among(study.at.by("sampler", drawn)), first,
+                f"{drawn} after {taught}",
+            )
+            for drawn in samplers
+        ]  # fmt: skip
     yield Table(
-        "AUROC by sampler of learning and of test", "taught \\ tried", study.first.samplers,
-        rows, f"`stats`, reading with {first}, taught with texts of one sampler.",
+        "AUROC by sampler of learning and of test", "taught \\ tried", samplers, rows,
+        f"`stats`, reading with {first}, taught with texts of one sampler.",
     )  # fmt: skip
 
 
-def _stats(study: Study, reads: str, wanted: Any) -> Stats:
-    """`stats` with one model, taught with some machines' texts and all people's."""
+def _taught(study: Study, reads: str, what: str, value: str) -> Stats | None:
+    """`stats` with one model, taught with one kind of machines' texts and all people's."""
     index = study.reader.names.index(reads)
     train = study.every.split("train")
-    some = train.where([not s.machine or wanted(s) for s in train.samples])
-    lesson = replace(some.lesson([reads]), readings=_with(some, index))
-    return Stats.fit(lesson)
+    some = train.where([not s.machine or getattr(s, what) == value for s in train.samples])
+    if len({s.machine for s in some.samples}) < 2:
+        return None
+    return Stats.fit(replace(some.lesson([reads]), readings=_with(some, index)))
+
+
+def _area(study: Study, made: Stats | None, some: Tried, reads: str, which: str) -> Cell | None:
+    if made is None or not some.machine.any():
+        return None
+    scores = made.score(_with(some.found, study.reader.names.index(reads)))
+    documents = [s.document for s in some.found.samples]
+    interval = metrics.auroc_interval(scores, some.machine, documents)
+    area = metrics.auroc(scores, some.machine)
+    how = "stats taught with texts of one kind; test split, documents are drawn anew"
+    return study.record(f"AUROC[{which}]", area, len(scores), how, interval)
 
 
 def _with(found: Read, index: int) -> list[Reading]:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from gpt2lab.detection.calibrate import FEWEST
+from gpt2lab.detection.calibrate import FEWEST, combined, spans
 from gpt2lab.detection.features import Floats
-from gpt2lab.detection.findings import Findings, Setup
+from gpt2lab.detection.findings import Cell, Findings, Setup
 from gpt2lab.detection.metrics import Bools, Rate
 from gpt2lab.detection.panel import Panel
-from gpt2lab.detection.reading import Reader
+from gpt2lab.detection.reading import Reader, Reading
 from gpt2lab.detection.samples import Set
 from gpt2lab.detection.train import Read, read
 from gpt2lab.errors import UserError
@@ -87,27 +87,56 @@ class Study:
         return Tried(cut, self.panel.scores(cut.readings, self.names))
 
     def record(
-        self, name: str, value: float, n: int, how: str, interval: tuple[float, float] | None
-    ) -> None:
-        """Add a figure with how many texts it is of, what it is, and its 95 % interval."""
+        self,
+        name: str,
+        value: float,
+        n: int,
+        how: str,
+        interval: tuple[float, float] | None = None,
+    ) -> Cell:
+        """A figure, kept with how many texts it is of, what it is, and its 95 % interval."""
         low, high = interval or (None, None)
         told = {"tokens": self.setup.tokens, "seed": self.setup.seed}
         digest = self.first.manifest["sha256"]
         self.findings.measurements.append(
             Measurement(name, value, "", n, how, digest, low, high, told)
         )
+        return Cell(value, interval)
+
+    def rate(self, name: str, rate: Rate, how: str) -> Cell | None:
+        """A share, kept with its exact interval; None of no texts."""
+        return self.record(name, rate.value, rate.n, how, rate.interval) if rate.n else None
 
     def human(self, found: Read) -> Read:
         """People's texts that are long enough for a verdict."""
         return found.where([not s.machine and len(r) >= FEWEST for s, r in found.pairs()])
 
-    def realised(self, panel: Panel, human: Read, name: str, fpr: float, known: bool) -> Rate:
-        """How many texts a detector calls likely generated; known: whether their domain is told."""
-        scores = panel.scores(human.readings, [name])[name]
+    def called(self, panel: Panel, found: Read, name: str, fpr: float, *, told: bool) -> Rate:
+        """How many texts have a p-value of at most `fpr`; told: whether their domain is."""
+        texts = [
+            [r.part(*span) for span in spans(len(r), panel.longest)]
+            if len(r) > panel.longest
+            else [r]
+            for r in found.readings
+        ]
+        domains = [s.domain if told else None for s in found.samples]
+        return self.called_together(panel, texts, domains, name, fpr)
+
+    def called_together(
+        self,
+        panel: Panel,
+        texts: Sequence[Sequence[Reading]],
+        domains: Sequence[str | None],
+        name: str,
+        fpr: float,
+    ) -> Rate:
+        """The same of texts that are given as windows."""
+        parts = [part for text in texts for part in text]
+        scores = iter(panel.scores(parts, [name])[name].tolist())
         p = panel.calibrations[name].p
         hits = [
-            p(float(score), len(r), s.domain if known else None, fpr).value <= fpr
-            for score, r, s in zip(scores, human.readings, human.samples, strict=True)
+            combined([p(next(scores), len(part), domain, fpr) for part in text]) <= fpr
+            for text, domain in zip(texts, domains, strict=True)
         ]
         return Rate.of(np.array(hits, bool))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab import __version__
-from gpt2lab.detection.calibrate import Calibration, Scored, pieces
+from gpt2lab.detection.calibrate import FEWEST, Calibration, Scored, pieces
 from gpt2lab.detection.detectors import ENSEMBLE, KINDS, Detector, Ensemble, Lesson
 from gpt2lab.detection.detectors.logistic import HUMAN
 from gpt2lab.detection.panel import Panel, Scorer
@@ -15,12 +15,15 @@ from gpt2lab.detection.reading import Reader, Reading
 from gpt2lab.detection.samples import Sample, Set
 from gpt2lab.errors import UserError
 from gpt2lab.evaluation.subject import Step, Subject, silent
+from gpt2lab.model.quantize import require_floats
 from gpt2lab.model.transformer import GPT2
 
 # Detectors that are trained unless others are named; the other two want one more model.
 USUAL = ("stats", "trees", "curvature", "tfidf")
+WHO = {False: "people", True: "machines"}
 # One that takes too long to be trained again without each domain.
 SLOW = "finetuned"
+SEEDS = 2**32
 # Fewest tokens of the beginnings that are learned from beside whole texts.
 SHORTEST = 30
 
@@ -118,15 +121,20 @@ def train(
             raise UserError(f"no detector {name!r}; there are {', '.join(KINDS)}")
         if KINDS[name].models > len(reader.names):
             raise UserError(f"{name} reads with two models; name a second one with --models")
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"--seed is {seed}; it must be from 0 to {SEEDS - 1}")
     if not names or len(set(names)) < len(names):
         raise UserError("name one detector or more, each once")
     if SLOW in names and not backbone:
         raise UserError(f"{SLOW} needs a model to begin from; name one with --backbone")
+    if backbone:
+        require_floats(backbone.model)
     if backbone and backbone.tokenizer.digest != reader.tokenizer.digest:
         raise UserError("the --backbone has other tokens than the models; name one of theirs")
     cross = any(KINDS[name].cross for name in names)
     samples = texts.split("train", "blend", "calibrate")
     found = read(reader, samples, cross=cross)
+    _require_splits(found, names)
     lessons = found.and_beginnings(seed)
     model = backbone.model if backbone else None
     scorers = tuple(
@@ -150,6 +158,27 @@ def train(
             return teach(lessons.without(domain), scorers, quick, seed=seed)
 
     return replace(calibrate(panel, found, seed, without), facts=facts)
+
+
+def _require_splits(found: Read, names: Sequence[str]) -> None:
+    """What is learned last must be there before anything is learned."""
+    parts = {"": found}
+    if len(found.domains) > 1:
+        parts |= {f" without {domain}": found.without(domain) for domain in found.domains}
+    splits = ("train", "blend") if len(names) > 1 else ("train",)
+    for without, part in parts.items():
+        for split in splits:
+            there = {s.machine for s in part.split(split).samples}
+            if missing := [who for who in WHO if who not in there]:
+                raise UserError(
+                    f"the split {split}{without} has no text of {WHO[missing[0]]}; collect more "
+                    "documents of each domain"
+                )
+    people = [len(r) for s, r in found.split("calibrate").pairs() if not s.machine]
+    if max(people, default=0) < FEWEST:
+        raise UserError(
+            f"there is no human text of {FEWEST} tokens to calibrate on; collect longer texts"
+        )
 
 
 def teach(
@@ -186,16 +215,17 @@ def calibrate(panel: Panel, found: Read, seed: int, without: Callable[[str], Pan
     """
     cut = found.split("calibrate").at_lengths(seed)
     known = _scored(panel, cut)
-    strange: dict[str, list[Scored]] = {name: [] for name in panel.names}
+    blind: dict[str, list[Scored]] = {name: [] for name in panel.names}
     if len(found.domains) > 1 and set(panel.detectors) != {SLOW}:
         for domain in found.domains:
             outside = found.people(domain).untested().at_lengths(seed)
             for name, scores in _scored(without(domain), outside).items():
-                if name in strange and (name != ENSEMBLE or SLOW not in panel.detectors):
-                    strange[name] += scores
-    calibrations = {name: Calibration.fit(known[name], strange[name]) for name in panel.names}
+                if name in blind and (name != ENSEMBLE or SLOW not in panel.detectors):
+                    blind[name] += scores
+    calibrations = {name: Calibration.fit(known[name], blind[name]) for name in panel.names}
     longest = max(len(r) for s, r in cut.pairs() if not s.machine)
-    return replace(panel, calibrations=calibrations, longest=longest)
+    decides = calibrations[panel.names[0]]
+    return replace(panel, calibrations=calibrations, longest=decides.reach(longest))
 
 
 def _scored(panel: Panel, found: Read) -> dict[str, list[Scored]]:

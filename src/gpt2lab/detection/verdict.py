@@ -1,8 +1,7 @@
 """A verdict on a text: one of three, with the p-value behind it, and what to keep in mind.
 
 It is never that a person wrote it: that no model's marks were found is no evidence of a person. A
-text longer than the human ones it is compared with is cut into windows, each read by itself; twice
-the mean of their p-values is one, however they depend on each other (Vovk and Wang 2020).
+text longer than the human ones it is compared with is cut into windows, each read by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2lab.detection.calibrate import ALL, FEWEST, Calibration, PValue
-from gpt2lab.detection.conditions import Condition, conditions, require_text
+from gpt2lab.detection.calibrate import ALL, FEWEST, Calibration, PValue, combined, spans
+from gpt2lab.detection.conditions import Condition, conditions, unfit
 from gpt2lab.detection.detectors.stats import Stats
 from gpt2lab.detection.features import Floats
 from gpt2lab.detection.panel import Panel
 from gpt2lab.detection.reading import Reader, Reading, concatenated
 from gpt2lab.errors import UserError
-from gpt2lab.evaluation.likelihood import Ids
 
 if TYPE_CHECKING:
     from gpt2lab.evaluation.overlap import Training
@@ -28,6 +26,8 @@ LIKELY, INCONCLUSIVE, NOTHING = "likely generated", "inconclusive", "no evidence
 _MARGIN = 10
 # The share of word 8-grams known from a training text from which that is told.
 _FAMILIAR = 0.2
+# Tokens of one text: a minute of reading or so with a small model.
+MOST_TOKENS = 250_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Verdict:
     domain: str
     score: float | None
     probability: float | None
-    """That a machine wrote it, if `prior` of all texts are machines'."""
+    """That a machine wrote it, if `prior` of all texts are machines'; None for windows."""
     predictive_value: float | None
     """Of texts called likely generated, how many are, if `prior` are: None if not measured."""
     tokens: int
@@ -111,12 +111,23 @@ class Judge:
     def judge(self, texts: Sequence[str], where: Sequence[str]) -> list[tuple[Verdict, Reading]]:
         """Judge texts; each verdict comes with what the first model made of the text.
 
-        where: what texts are called in errors. Raises UserError for what is no text.
+        where: what texts are called in errors. Among several one that is no text gets no verdict;
+        one alone raises UserError.
         """
-        for text, place in zip(texts, where, strict=True):
-            require_text(text, place)
-        whole = [self.reader.ids(text) for text in texts]
-        cut = [_windows(ids, self.panel.longest) for ids in whole]
+        problems = [unfit(text) for text in texts]
+        if len(texts) == 1 and problems[0]:
+            raise UserError(f"{where[0]} {problems[0]}")
+        whole = []
+        for i, text in enumerate(texts):
+            ids = self.reader.ids("" if problems[i] else text)
+            if len(ids) > MOST_TOKENS:
+                raise UserError(
+                    f"{where[i]} has {len(ids):,} tokens; a verdict is of one document of at most "
+                    f"{MOST_TOKENS:,}: split it"
+                )
+            whole.append(ids)
+        longest = self.panel.longest
+        cut = [[ids[a:b] for a, b in spans(len(ids), longest)] for ids in whole]
         readings = iter(
             self.reader.read_ids(
                 [part for parts in cut for part in parts],
@@ -124,14 +135,16 @@ class Judge:
             )
         )  # fmt: skip
         found = []
-        for text, parts in zip(texts, cut, strict=True):
+        for text, problem, parts in zip(texts, problems, cut, strict=True):
             mine = [next(readings) for _ in parts]
-            found.append((self._verdict(text, mine), joined(mine)))
+            told = [Condition("no text", f"it {problem}", True)] if problem else []
+            tokens = sum(map(len, mine))
+            told = told or self._conditions(text, tokens)
+            found.append((self._verdict(mine, told), joined(mine)))
         return found
 
-    def _verdict(self, text: str, parts: list[Reading]) -> Verdict:
+    def _verdict(self, parts: list[Reading], told: list[Condition]) -> Verdict:
         tokens = sum(map(len, parts))
-        told = self._conditions(text, parts, tokens)
         empty = Verdict(
             None, None, 0, self.setup.domain or ALL, None, None, None, tokens, self.name,
             self.setup.fpr, self.setup.prior, told,
@@ -140,14 +153,20 @@ class Judge:
             return empty
         scores = self.panel.scores(parts, self.panel.names)
         windows, values = self._windows(parts, scores[self.name])
-        p = values[0].value
-        if len(values) > 1:
-            p = min(1.0, 2 * float(np.mean([v.value for v in values])))
+        p = combined(values)
         weakest = min(values, key=lambda v: v.n)
         least = weakest.least * (2 if len(values) > 1 else 1)
         margin = min(0.5, _MARGIN * self.setup.fpr)
         if least > self.setup.fpr:
             told.append(_too_few(weakest.n, self.setup.fpr, blocks=p <= margin or least > margin))
+        if weakest.blind:
+            told.append(
+                Condition(
+                    "few of the domain",
+                    f"texts of {weakest.domain} are scarce at this length, so it is compared with "
+                    f"{weakest.n} that were scored by detectors that know nothing of the domain",
+                )
+            )
         if self.setup.domain is None:
             told.append(self._any_domain(min(map(len, parts))))
         verdict = LIKELY if p <= self.setup.fpr else INCONCLUSIVE
@@ -166,7 +185,7 @@ class Judge:
             verdict=verdict, p=None if blocked else float(p), compared_with=weakest.n, score=score,
             scores=means,
             domain=max(values, key=lambda v: v.value).domain,
-            probability=None if blocked
+            probability=None if blocked or windows[1:]
             else self.calibration.probability(score, length, self.setup.prior),
             predictive_value=None if blocked or windows[1:] else self._predictive_value(length),
             like=like, reasons=reasons,
@@ -183,7 +202,7 @@ class Judge:
         )
         if small:
             sentence += f"; of {', '.join(small)} there are too few texts of this length"
-        if self.calibration.strange is None:
+        if self.calibration.blind is None:
             sentence += "; what this detector makes of other domains was not measured"
         return Condition("any domain", sentence)
 
@@ -207,9 +226,17 @@ class Judge:
             start += len(part)
         return windows, values
 
-    def _conditions(self, text: str, parts: Sequence[Reading], tokens: int) -> list[Condition]:
+    def _conditions(self, text: str, tokens: int) -> list[Condition]:
         found = conditions(text, tokens)
-        if self.training:
+        if self.training is None:
+            found.append(
+                Condition(
+                    "overlap unknown",
+                    "whether the models were trained on this text was not checked; name what they "
+                    "were trained on with --training",
+                )
+            )
+        else:
             known, of = self.training.found(text)
             if of and known / of > _FAMILIAR:
                 found.append(
@@ -238,11 +265,6 @@ def _too_few(n: int, fpr: float, *, blocks: bool) -> Condition:
         f"of {fpr:g}; train with more, or ask for a higher --fpr",
         blocks,
     )
-
-
-def _windows(ids: Ids, longest: int) -> list[Ids]:
-    """A text in as few parts as may be, alike in length."""
-    return np.array_split(ids, max(1, -(-len(ids) // longest)))
 
 
 def joined(parts: Sequence[Reading]) -> Reading:

@@ -257,5 +257,5 @@ def require_floats(model: nn.Module) -> None:
     """Raise UserError if weights have been rounded to int8 or int4, which others cannot open."""
     if any(isinstance(module, Rounded) for module in model.modules()):
         raise UserError(
-            "the model's weights are rounded to int8 or int4; export the model they were made from"
+            "the model's weights are rounded to int8 or int4; take the model they were made from"
         )

@@ -23,7 +23,7 @@ def load(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """Read arrays of given shapes; UserError if the file is missing or holds others."""
     try:
         found = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, KeyError) as error:
         raise UserError(f"cannot read {file} ({error}); train the detector again") from None
     if {name: one.shape for name, one in found.items()} != dict(shapes) or not all(
         np.isfinite(one).all() for one in found.values()

@@ -119,7 +119,7 @@ class Logistic:
                 and (deviation > 0).all()
             ):  # fmt: skip
                 return cls(names, kinds, mean, deviation, weight, intercept)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             pass
         raise UserError(f"{where} is damaged; train the detector again")
 
