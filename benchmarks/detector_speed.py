@@ -5,7 +5,7 @@ python benchmarks/detector_speed.py [--documents 24] [--rounds 3] [--threads 2]
 124M parameters of random weights (the work does not depend on them), documents of 200 tokens. Per
 token: log p, rank, entropy, variance of log p, probability of likelier tokens, the ten likeliest
 tokens. The loop is GLTR's and Fast-DetectGPT's: a document at a time, softmax over its logits; it
-is also run with eight documents of one length at a time, its best case. Rounds alternate.
+is also run with eight documents of one length at a time. Rounds alternate.
 """
 
 import argparse

@@ -76,6 +76,61 @@ def test_the_first_table_is_what_it_says(findings, panel, texts, subject):
     assert area.data == texts.manifest["sha256"] and area.n == findings.facts["documents"]
 
 
+def values(findings, title, row):
+    return [None if c is None else c.value for c in table(findings, title).rows[row]]
+
+
+def test_samplers_are_tried_each_with_all_people(findings, panel, texts, subject):
+    found = read(Reader({"reference-1M": subject}), texts.split("test"))
+    found = found.where([len(r) >= 60 for r in found.readings])
+    scores = panel.scores([r.part(0, 60) for r in found.readings], ["trees"])["trees"]
+    for place, sampler in enumerate(texts.samplers):
+        keep = [not s.machine or s.sampler == sampler for s in found.samples]
+        machine = np.array([s.machine for s in found.samples])[keep]
+        area = metrics.auroc(scores[keep], machine)
+        assert values(findings, "AUROC by sampler", "trees")[place] == pytest.approx(area)
+        rate = metrics.tpr(scores[keep], machine, 0.01).value
+        assert values(findings, "TPR at 1 % FPR by sampler", "trees")[place] == rate
+    t1, k40 = (texts.samplers.index(name) for name in ("t1", "k40"))
+    title = "AUROC by sampler of learning and of test"
+    assert values(findings, title, "k40")[k40] > values(findings, title, "k40")[t1]
+
+
+def test_rates_are_those_of_p_values_with_the_domain_and_without(findings, panel, texts, subject):
+    found = read(Reader({"reference-1M": subject}), texts.split("test"))
+    found = found.where([50 <= len(r) <= panel.longest for r in found.readings])
+    p = panel.calibrations["stats"].p
+    scores = panel.scores(found.readings, ["stats"])["stats"]
+
+    def called(machine, fpr, told, least):
+        hits = [
+            p(float(score), len(r), s.domain if told else None, fpr).value <= fpr
+            for score, r, s in zip(scores, found.readings, found.samples, strict=True)
+            if s.machine == machine and len(r) >= least
+        ]
+        return np.mean(hits)
+
+    for told, how in ((True, "told"), (False, "not told")):
+        rates = [called(False, fpr, told, 50) for fpr in (0.05, 0.01, 0.001)]
+        assert values(findings, f"Rate of false positives, domain {how}", "stats") == rates
+    ways = [(fpr, told) for told in (True, False) for fpr in (0.05, 0.01)]
+    rates = [called(True, fpr, told, 60) for fpr, told in ways]
+    title = "Machines' texts that are called likely generated"
+    assert values(findings, title, "stats") == rates and rates[0] > 0.2
+
+
+def test_windows_together_find_more_of_machines_than_of_people(findings):
+    title = "Long texts that are called likely generated, domain not told"
+    people, _, machines, _ = values(findings, title, "ensemble")
+    assert people <= 0.1 and machines > people
+
+
+def test_a_domain_that_is_held_out_is_judged_by_others(findings, texts):
+    t = table(findings, TITLES[-3])
+    assert list(t.rows) == [*texts.domains, "all"] and t.columns[0] == "ensemble"
+    assert all(c.value <= 0.1 for c in t.rows["all"])
+
+
 def test_tricks_with_characters_are_refused_and_seen_to_be(findings):
     t = table(findings, TITLES[-2])
     assert t.columns[-2:] == ["refused", "words changed"]

@@ -39,8 +39,8 @@ class Reads:
     device: str | None = None
     """cpu or cuda; a CUDA card if there is one."""
     store: Path | None = None
-    """Folder where answers are kept, so that a run that was stopped goes on; the user's cache if
-    not given."""
+    """Folder where texts of models and what models made of texts are kept, so that a run that was
+    stopped goes on; the user's cache if not given. Comparisons of two models are not kept."""
     json: bool = False
     """Print one JSON object."""
 
