@@ -155,6 +155,10 @@ def test_texts_of_a_length_that_few_people_wrote_are_read_in_windows():
     rng = np.random.default_rng(0)
     given = drawn(rng, 200) + drawn(rng, 200, tokens=300) + drawn(rng, 20, tokens=420)
     assert fit(given).reach(420) == 399
+    some = drawn(rng, 90) + drawn(rng, 90, tokens=300)
+    assert fit(some).reach(300) == 300  # windows would have too few as well
+    other = drawn(rng, 100, tokens=420, domain="wiki")
+    assert fit(given + other).reach(420) == 420
     assert fit(given + drawn(rng, 100, tokens=420)).reach(420) == 420
     assert fit(drawn(rng, 20) + drawn(rng, 20, tokens=300)).reach(300) == 300
 

@@ -70,6 +70,11 @@ def spans(tokens: int, longest: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
+def rate_of_each(fpr: float, windows: int) -> float:
+    """How low the p-values of windows must be for the one of all of them to be `fpr`."""
+    return fpr if windows == 1 else fpr / 2
+
+
 def combined(values: Sequence[PValue]) -> float:
     """One p-value for windows of a text: twice their mean, however they depend on each other.
 
@@ -157,14 +162,14 @@ class Calibration:
     def reach(self, longest: int) -> int:
         """Most tokens of a text that is judged as one, where human texts have `longest` at most.
 
-        Few texts may be of the last of LENGTHS; if fewer domains than at the one before have enough
-        for p-values of 1 %, longer texts are better judged in windows.
+        Few texts may be of the last of LENGTHS. If no domain has enough there for a p-value of 1 %,
+        but one has at the length before for windows, longer texts are judged in windows.
         """
-        reached = [n for n in LENGTHS if n <= longest]
-        able = [len(self.domains) - len(self.too_small(n, 0.01)) for n in reached]
-        while len(able) > 1 and able[-1] < able[-2]:
-            able.pop()
-            longest = reached.pop() - 1
+        last = length_of(max(longest, FEWEST))
+        before = [n for n in LENGTHS if n < last]
+        none = len(self.too_small(last, 0.01)) == len(self.domains)
+        if before and none and len(self.too_small(before[-1], 0.01 / 2)) < len(self.domains):
+            return last - 1
         return longest
 
     def too_small(self, tokens: int, fpr: float) -> list[str]:

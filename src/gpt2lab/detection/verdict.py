@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2lab.detection.calibrate import ALL, FEWEST, Calibration, PValue, combined, spans
+from gpt2lab.detection.calibrate import (
+    ALL,
+    FEWEST,
+    Calibration,
+    PValue,
+    combined,
+    rate_of_each,
+    spans,
+)
 from gpt2lab.detection.conditions import Condition, conditions, unfit
 from gpt2lab.detection.detectors.stats import Stats
 from gpt2lab.detection.features import Floats
@@ -168,7 +176,7 @@ class Judge:
                 )
             )
         if self.setup.domain is None:
-            told.append(self._any_domain(min(map(len, parts))))
+            told.append(self._any_domain(parts))
         verdict = LIKELY if p <= self.setup.fpr else INCONCLUSIVE
         if p > margin:
             verdict = NOTHING
@@ -192,8 +200,9 @@ class Judge:
             windows=windows if len(windows) > 1 else [],
         )  # fmt: skip
 
-    def _any_domain(self, tokens: int) -> Condition:
-        small = self.calibration.too_small(tokens, self.setup.fpr)
+    def _any_domain(self, parts: Sequence[Reading]) -> Condition:
+        rate = rate_of_each(self.setup.fpr, len(parts))
+        small = self.calibration.too_small(min(map(len, parts)), rate)
         known = [d for d in self.calibration.domains if d not in small]
         sentence = (
             f"no --domain is told, so the text must stand out from each of {', '.join(known)}"
@@ -219,8 +228,9 @@ class Judge:
         self, parts: Sequence[Reading], scores: Floats
     ) -> tuple[list[Window], list[PValue]]:
         windows, values, start = [], [], 0
+        rate = rate_of_each(self.setup.fpr, len(parts))
         for part, score in zip(parts, scores.tolist(), strict=True):
-            p = self.calibration.p(score, len(part), self.setup.domain, self.setup.fpr)
+            p = self.calibration.p(score, len(part), self.setup.domain, rate)
             values.append(p)
             windows.append(Window(start, start + len(part), score, p.value))
             start += len(part)
