@@ -15,7 +15,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
 p.note, figcaption, th { color: var(--soft); font-size: .9rem; font-weight: normal }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .6rem
        .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } td.n { white-space: nowrap }
 figure { margin: 0 } svg { width: 100%; height: auto; display: block }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
 summary { cursor: pointer; padding: .25rem 0 }
