@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from gpt2lab.detection.calibrate import (
     ALL,
@@ -12,6 +13,7 @@ from gpt2lab.detection.calibrate import (
     combined,
     length_of,
     pieces,
+    rate_of_each,
     spans,
 )
 from gpt2lab.errors import UserError
@@ -92,7 +94,9 @@ def test_a_domain_of_few_texts_does_not_decide():
     rng = np.random.default_rng(1)
     made = fit(drawn(rng, 500) + drawn(rng, 20, domain="small"))
     assert made.p(9.0, 120, fpr=0.01).value == pytest.approx(1 / 501, rel=0.05)
-    assert made.p(9.0, 120, fpr=0.1).domain == "small"  # it can go as low as 0.1
+    assert made.p(9.0, 120, fpr=0.1).n > 400  # at any rate
+    few = fit(drawn(rng, 50) + drawn(rng, 20, domain="small"))
+    assert few.p(9.0, 120, fpr=0.1).domain == "small"  # none has more than it takes
     assert made.p(9.0, 120, "small").value == 1 / 21
     alone = fit(drawn(rng, 20, domain="small"))
     assert alone.p(9.0, 120, fpr=0.01).domain == ALL
@@ -138,17 +142,33 @@ def test_a_table_gives_the_same_back_and_damage_is_told(calibration):
         Calibration.of_table([], "file")
 
 
-def test_long_texts_are_cut_alike_and_judged_by_twice_the_mean():
+def test_long_texts_are_cut_alike_and_judged_by_half_of_their_windows():
     assert spans(100, 450) == [(0, 100)]
     assert spans(451, 450) == [(0, 225), (225, 451)]
     assert spans(0, 450) == [(0, 0)]
-    values = [PValue(p, 99, "d") for p in (0.01, 0.02, 0.3)]
-    assert combined(values[:1]) == 0.01
-    assert combined(values) == pytest.approx(0.22) and combined(values[2:] * 9) == 0.6
+    values = [PValue(p, 99, "d") for p in (0.3, 0.02, 0.01)]
+    assert combined(values[2:]) == 0.01 and combined(values[1:]) == pytest.approx(0.02)
+    assert combined(values) == pytest.approx(0.03) and combined(values[:1] * 4) == 0.6
+    assert rate_of_each(0.01, 1) == 0.01 and rate_of_each(0.03, 3) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("windows", [2, 3, 4, 9])
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
+def test_windows_together_hold_the_rate_however_alike_they_are(windows, alike):
     rng = np.random.default_rng(0)
-    alike = rng.uniform(size=20_000)  # windows of a text may say all the same
-    called = [combined([PValue(p, 99, "d")] * 3) <= 0.05 for p in alike]
-    assert np.mean(called) <= 0.05
+    common, own = rng.normal(size=(20_000, 1)), rng.normal(size=(20_000, windows))
+    p = 1 - ndtr(np.sqrt(alike) * common + np.sqrt(1 - alike) * own)
+    called = [combined([PValue(value, 99, "d") for value in row]) <= 0.05 for row in p]
+    assert np.mean(called) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 20_000)
+
+
+def test_a_higher_rate_never_finds_less():
+    rng = np.random.default_rng(5)
+    made = fit(drawn(rng, 400) + drawn(rng, 40, domain="small", shift=2.0))
+    for score in np.linspace(-1, 5, 50):
+        called = [made.p(score, 120, fpr=fpr).value <= fpr for fpr in (0.01, 0.03, 0.05, 0.2)]
+        assert called == sorted(called)
+    assert made.too_small(120, 0.05) == ["small"]
 
 
 def test_texts_of_a_length_that_few_people_wrote_are_read_in_windows():

@@ -28,6 +28,8 @@ from gpt2lab.errors import UserError
 LENGTHS = (50, 100, 200, 400)
 FEWEST = LENGTHS[0]
 ALL = "all domains"
+# The rate of false positives that human texts of a domain must be enough for.
+LOW = 0.01
 Human = Mapping[str, Mapping[int, Floats]]
 
 
@@ -70,19 +72,23 @@ def spans(tokens: int, longest: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def rate_of_each(fpr: float, windows: int) -> float:
-    """How low the p-values of windows must be for the one of all of them to be `fpr`."""
-    return fpr if windows == 1 else fpr / 2
-
-
 def combined(values: Sequence[PValue]) -> float:
-    """One p-value for windows of a text: twice their mean, however they depend on each other.
+    """One p-value for windows of a text: what half of them or more are below, and its price.
 
-    Vovk and Wang 2020, proposition 1.
+    The k-th smallest of K p-values times K / k is a p-value however they depend on each other
+    (Rueger 1978; Vovk and Wang 2020, section 1).
     """
-    if len(values) == 1:
-        return values[0].value
-    return min(1.0, 2 * float(np.mean([v.value for v in values])))
+    half = _half(len(values))
+    return min(1.0, sorted(v.value for v in values)[half - 1] * len(values) / half)
+
+
+def rate_of_each(fpr: float, windows: int) -> float:
+    """How low the p-values of half the windows must be for the one of all of them to be `fpr`."""
+    return fpr * _half(windows) / windows
+
+
+def _half(windows: int) -> int:
+    return (windows + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,8 @@ class Calibration:
     def p(self, score: float, tokens: int, domain: str | None = None, fpr: float = 0.01) -> PValue:
         """The p-value of a text.
 
-        domain: None takes the largest of all domains that have texts enough to go as low as `fpr`,
-        by scores of detectors that know nothing of them if there are such.
+        domain: None takes the largest of all domains that have texts enough to go as low as `fpr`
+        and as 1 %, by scores of detectors that know nothing of them if there are such.
         Raises UserError for a domain that is not known.
         """
         length = length_of(tokens)
@@ -154,7 +160,10 @@ class Calibration:
             return known
         human = self.blind or self.human
         found = [_p(human, score, length, d) for d in human]
-        able = [p for p in found if p.least <= fpr]
+        # Were small domains to count at high rates alone, a higher rate could find less.
+        able = [p for p in found if p.least <= min(fpr, LOW)] or [
+            p for p in found if p.least <= fpr
+        ]
         if not able:
             return next(p for p in found if p.domain == ALL)
         return max(able, key=lambda p: (p.value, p.domain))
@@ -167,15 +176,18 @@ class Calibration:
         """
         last = length_of(max(longest, FEWEST))
         before = [n for n in LENGTHS if n < last]
-        none = len(self.too_small(last, 0.01)) == len(self.domains)
-        if before and none and len(self.too_small(before[-1], 0.01 / 2)) < len(self.domains):
+        none = len(self.too_small(last, LOW)) == len(self.domains)
+        windowed = rate_of_each(LOW, 2)
+        if before and none and len(self.too_small(before[-1], windowed)) < len(self.domains):
             return last - 1
         return longest
 
     def too_small(self, tokens: int, fpr: float) -> list[str]:
         """Domains that do not count where none is told, for they have too few texts so long."""
         human, length = self.blind or self.human, length_of(tokens)
-        return [d for d in human if d != ALL and _p(human, 0.0, length, d).least > fpr]
+        least = {d: _p(human, 0.0, length, d).least for d in human}
+        rate = min(fpr, LOW) if min(least.values()) <= min(fpr, LOW) else fpr
+        return [d for d in human if d != ALL and least[d] > rate]
 
     def probability(self, score: float, tokens: int, prior: float = 0.5) -> float | None:
         """That a text is a machine's, if a share `prior` of all texts is.

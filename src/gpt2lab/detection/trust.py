@@ -129,8 +129,8 @@ def long_texts(study: Study) -> Iterator[Table]:
     yield Table(
         "Long texts that are called likely generated, domain not told", "detector \\ texts, rate",
         [f"{who}, {fpr:.1%}" for who, fpr in ways], rows,
-        f"Two windows or more by twice the mean of their p-values: all passages of a document, or "
-        f"what one model made of them with one sampler ({counts}).",
+        "Two windows or more by the p-value that half of them are below: all passages of a "
+        f"document, or what one model made of them with one sampler ({counts}).",
         percent=True,
     )  # fmt: skip
 

@@ -163,7 +163,7 @@ class Judge:
         windows, values = self._windows(parts, scores[self.name])
         p = combined(values)
         weakest = min(values, key=lambda v: v.n)
-        least = weakest.least * (2 if len(values) > 1 else 1)
+        least = weakest.least * self.setup.fpr / rate_of_each(self.setup.fpr, len(values))
         margin = min(0.5, _MARGIN * self.setup.fpr)
         if least > self.setup.fpr:
             told.append(_too_few(weakest.n, self.setup.fpr, blocks=p <= margin or least > margin))
