@@ -168,6 +168,10 @@ def test_a_higher_rate_never_finds_less():
     for score in np.linspace(-1, 5, 50):
         called = [made.p(score, 120, fpr=fpr).value <= fpr for fpr in (0.01, 0.03, 0.05, 0.2)]
         assert called == sorted(called)
+        together = [
+            combined([made.p(score, 120, None, fpr, 3)] * 3) <= fpr for fpr in (0.01, 0.05, 0.2)
+        ]
+        assert together == sorted(together)
     assert made.too_small(120, 0.05) == ["small"]
 
 

@@ -140,8 +140,15 @@ class Calibration:
         """Domains that there are human texts of."""
         return [d for d in self.human if d != ALL]
 
-    def p(self, score: float, tokens: int, domain: str | None = None, fpr: float = 0.01) -> PValue:
-        """The p-value of a text.
+    def p(
+        self,
+        score: float,
+        tokens: int,
+        domain: str | None = None,
+        fpr: float = LOW,
+        windows: int = 1,
+    ) -> PValue:
+        """The p-value of a text, or of one of several windows of it.
 
         domain: None takes the largest of all domains that have texts enough to go as low as `fpr`
         and as 1 %, by scores of detectors that know nothing of them if there are such.
@@ -153,17 +160,15 @@ class Calibration:
                 there = ", ".join(self.domains)
                 raise UserError(f"no human texts of domain {domain!r}; there are {there}")
             known = _p(self.human, score, length, domain)
-            if known.least > fpr and self.blind and domain in self.blind:
+            if known.least > rate_of_each(fpr, windows) and self.blind and domain in self.blind:
                 # More of its texts were scored by detectors that know nothing of them.
                 more = replace(_p(self.blind, score, length, domain), blind=True)
                 return more if more.n > known.n else known
             return known
         human = self.blind or self.human
         found = [_p(human, score, length, d) for d in human]
-        # Were small domains to count at high rates alone, a higher rate could find less.
-        able = [p for p in found if p.least <= min(fpr, LOW)] or [
-            p for p in found if p.least <= fpr
-        ]
+        low = self._able(length, fpr, windows)
+        able = [p for p in found if p.least <= low]
         if not able:
             return next(p for p in found if p.domain == ALL)
         return max(able, key=lambda p: (p.value, p.domain))
@@ -177,17 +182,26 @@ class Calibration:
         last = length_of(max(longest, FEWEST))
         before = [n for n in LENGTHS if n < last]
         none = len(self.too_small(last, LOW)) == len(self.domains)
-        windowed = rate_of_each(LOW, 2)
-        if before and none and len(self.too_small(before[-1], windowed)) < len(self.domains):
+        if before and none and len(self.too_small(before[-1], LOW, 2)) < len(self.domains):
             return last - 1
         return longest
 
-    def too_small(self, tokens: int, fpr: float) -> list[str]:
+    def _able(self, length: int, fpr: float, windows: int) -> float:
+        """How low the least p-value of a domain must be for it to count.
+
+        Were small domains to count at high rates alone, a higher rate could find less.
+        """
+        low = rate_of_each(min(fpr, LOW), windows)
+        human = self.blind or self.human
+        if any(_p(human, 0.0, length, d).least <= low for d in human):
+            return low
+        return rate_of_each(fpr, windows)
+
+    def too_small(self, tokens: int, fpr: float, windows: int = 1) -> list[str]:
         """Domains that do not count where none is told, for they have too few texts so long."""
         human, length = self.blind or self.human, length_of(tokens)
-        least = {d: _p(human, 0.0, length, d).least for d in human}
-        rate = min(fpr, LOW) if min(least.values()) <= min(fpr, LOW) else fpr
-        return [d for d in human if d != ALL and least[d] > rate]
+        able = self._able(length, fpr, windows)
+        return [d for d in human if d != ALL and _p(human, 0.0, length, d).least > able]
 
     def probability(self, score: float, tokens: int, prior: float = 0.5) -> float | None:
         """That a text is a machine's, if a share `prior` of all texts is.

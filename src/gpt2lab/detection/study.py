@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from gpt2lab.detection.calibrate import FEWEST, combined, rate_of_each, spans
+from gpt2lab.detection.calibrate import FEWEST, combined, spans
 from gpt2lab.detection.features import Floats
 from gpt2lab.detection.findings import Cell, Findings, Setup
 from gpt2lab.detection.metrics import Bools, Rate
@@ -135,10 +135,7 @@ class Study:
         scores = iter(panel.scores(parts, [name])[name].tolist())
         p = panel.calibrations[name].p
         hits = [
-            combined(
-                [p(next(scores), len(part), domain, rate_of_each(fpr, len(text))) for part in text]
-            )
-            <= fpr
+            combined([p(next(scores), len(part), domain, fpr, len(text)) for part in text]) <= fpr
             for text, domain in zip(texts, domains, strict=True)
         ]
         return Rate.of(np.array(hits, bool))

@@ -201,8 +201,8 @@ class Judge:
         )  # fmt: skip
 
     def _any_domain(self, parts: Sequence[Reading]) -> Condition:
-        rate = rate_of_each(self.setup.fpr, len(parts))
-        small = self.calibration.too_small(min(map(len, parts)), rate)
+        tokens = min(map(len, parts))
+        small = self.calibration.too_small(tokens, self.setup.fpr, len(parts))
         known = [d for d in self.calibration.domains if d not in small]
         sentence = (
             f"no --domain is told, so the text must stand out from each of {', '.join(known)}"
@@ -228,9 +228,8 @@ class Judge:
         self, parts: Sequence[Reading], scores: Floats
     ) -> tuple[list[Window], list[PValue]]:
         windows, values, start = [], [], 0
-        rate = rate_of_each(self.setup.fpr, len(parts))
         for part, score in zip(parts, scores.tolist(), strict=True):
-            p = self.calibration.p(score, len(part), self.setup.domain, rate)
+            p = self.calibration.p(score, len(part), self.setup.domain, self.setup.fpr, len(parts))
             values.append(p)
             windows.append(Window(start, start + len(part), score, p.value))
             start += len(part)
