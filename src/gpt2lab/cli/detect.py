@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from gpt2lab.cli.subject import kept_subject, progress, training_text
 from gpt2lab.errors import UserError
 
 if TYPE_CHECKING:
     from gpt2lab.detection.panel import Panel
     from gpt2lab.detection.reading import Reader
-    from gpt2lab.evaluation.overlap import Training
     from gpt2lab.evaluation.subject import Subject
 
 USAGE = """\
@@ -131,7 +131,7 @@ def _train(argv: Sequence[str]) -> None:
         panel = train.train(
             texts, Reader(subjects), command.detectors, backbone=backbone,
             sources=dict(zip(subjects, map(_source, command.models), strict=True)),
-            seed=command.seed, step=_step,
+            seed=command.seed, step=progress,
         )  # fmt: skip
     panel.save(command.out, overwrite=command.overwrite)
     told = {"out": str(command.out), "detectors": panel.names, **panel.facts}
@@ -173,7 +173,7 @@ def _score(argv: Sequence[str]) -> None:
             raise UserError(f"--html is for one text, and there are {len(texts)}; name one file")
         refuse_existing(command.html, overwrite=command.overwrite, option="--html")
     with _readers(command, panel, command.models) as reader:
-        training = _training(command.training)
+        training = training_text(command.training)
         judge = verdict.Judge(panel, reader, command.setup, training)
         found = judge.judge([text for _, text in texts], [where for where, _ in texts])
     if command.html:
@@ -232,7 +232,7 @@ def _evaluate(argv: Sequence[str]) -> None:
             stack.enter_context(no_empty_folders(command.out))
             require_writable_folder(command.out)
         reader = stack.enter_context(_readers(command, panel, command.models))
-        findings = evaluate(panel, reader, sets, command.setup, _step)
+        findings = evaluate(panel, reader, sets, command.setup, progress)
         if command.out:
             report.write(findings, command.out)
     print(json.dumps(report.table(findings)) if command.json else report.text(findings))
@@ -312,17 +312,6 @@ def _readers(command: Reads, panel: "Panel", models: Sequence[str]) -> "Iterator
         yield panel.reader({n: s for n, s in named.items() if s} or subjects)
 
 
-def _training(path: Path | None) -> "Training | None":
-    if path is None:
-        return None
-    try:
-        from gpt2lab.evaluation.overlap import Training
-    except ImportError:
-        raise UserError("--training needs numba; pip install 'gpt2lab[corpus]'") from None
-    with _step(f"8-grams of {path.name}"):
-        return Training.of(path)
-
-
 def _source(model: str) -> str:
     """Where a model is, from any folder."""
     return str(Path(model).resolve()) if Path(model).exists() else model
@@ -338,31 +327,13 @@ def _name(source: str) -> str:
 @contextmanager
 def _subjects(command: Reads, models: Sequence[str]) -> "Iterator[dict[str, Subject]]":
     """Models by name, with their answers kept."""
-    import gpt2lab
-    from gpt2lab.doctor import named_or_best_device
-    from gpt2lab.evaluation.store import Store, default_folder, weights_digest
-    from gpt2lab.evaluation.subject import Subject
-
-    device = named_or_best_device(command.device)
-    folder = command.store or default_folder()
     with ExitStack() as stack:
         found: dict[str, Subject] = {}
         for source in models:
             name = _name(source)
             if name in found:
                 raise UserError(f"two models are named {name}; rename one's folder")
-            made = gpt2lab.load(source, command.dtype, device)
-            if made.tokenizer is None:
-                raise UserError(f"{source} has no tokenizer; put vocab.json and merges.txt there")
-            file = folder / f"{weights_digest(made.model)[:16]}.sqlite"
-            store = stack.enter_context(Store(file))
-            found[name] = Subject(made.model, made.tokenizer, store=store, step=_step)
+            found[name] = stack.enter_context(
+                kept_subject(source, command.dtype, device=command.device, store=command.store)
+            )
         yield found
-
-
-@contextmanager
-def _step(label: str) -> Iterator[Any]:
-    from gpt2lab.progress import step
-
-    with step(label) as bar:
-        yield bar.update

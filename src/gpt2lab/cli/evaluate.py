@@ -1,8 +1,8 @@
 """`gpt2lab evaluate MODEL | longform | memorization | compare | plot | tasks | lm-eval`"""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from gpt2lab.cli.subject import kept_subject, training_text
 from gpt2lab.errors import UserError
 
 if TYPE_CHECKING:
-    from gpt2lab.evaluation.overlap import Training
     from gpt2lab.evaluation.subject import Subject
     from gpt2lab.evaluation.suite import Results
 
@@ -142,7 +142,7 @@ def _evaluate(command: Evaluate) -> None:
             return
         results = suite.evaluate(
             subject, command.model, wanted, data, settings, out=command.out,
-            training=partial(_training, command.training), shots=command.shots,
+            training=partial(training_text, command.training), shots=command.shots,
             skip_absent=skip_absent,
         )  # fmt: skip
     _show(command, results)
@@ -213,20 +213,8 @@ def _memorization(argv: Sequence[str]) -> None:
     _show(command, results)
 
 
-@contextmanager
-def _subject(command: Measured, model: str, dtype: str | None) -> "Iterator[Subject]":
-    """A model, with its answers kept."""
-    import gpt2lab
-    from gpt2lab.doctor import named_or_best_device
-    from gpt2lab.evaluation.store import Store, default_folder, weights_digest
-    from gpt2lab.evaluation.subject import Subject
-
-    checkpoint = gpt2lab.load(model, dtype, named_or_best_device(command.device))
-    if checkpoint.tokenizer is None:
-        raise UserError(f"{model} has no tokenizer; put vocab.json and merges.txt there")
-    folder = command.store or default_folder()
-    with Store(folder / f"{weights_digest(checkpoint.model)[:16]}.sqlite") as store:
-        yield Subject(checkpoint.model, checkpoint.tokenizer, store=store, step=_step)
+def _subject(command: Measured, model: str, dtype: str | None) -> "AbstractContextManager[Subject]":
+    return kept_subject(model, dtype, device=command.device, store=command.store)
 
 
 def _show(command: Measured, results: "Results") -> None:
@@ -246,25 +234,6 @@ def _show(command: Measured, results: "Results") -> None:
     print(report.table(results))
     for name, why in results.absent.items():
         print(f"{name}: not measured: {why}")
-
-
-def _training(path: Path | None) -> "Training | None":
-    if path is None:
-        return None
-    try:
-        from gpt2lab.evaluation.overlap import Training
-    except ImportError:
-        raise UserError("--training needs numba; pip install 'gpt2lab[corpus]'") from None
-    with _step(f"8-grams of {path.name}"):
-        return Training.of(path)
-
-
-@contextmanager
-def _step(label: str) -> Iterator[Any]:
-    from gpt2lab.progress import step
-
-    with step(label) as bar:
-        yield bar.update
 
 
 def _compare(argv: Sequence[str]) -> None:
