@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gpt2lab.corpus.language import detect_language
@@ -206,6 +206,5 @@ def _is_control(c: str) -> bool:
     return (unicodedata.category(c) == "Cc" and c not in "\n\r\t\f") or c == "\ufffd"
 
 
-def _share(text: str, of: object) -> float:
-    assert callable(of)
+def _share(text: str, of: Callable[[str], bool]) -> float:
     return sum(map(of, text)) / len(text)
