@@ -12,6 +12,8 @@ from gpt2lab.storage import atomic_file, write_json
 
 REPORT, PAGE, PICTURE, NUMBERS = "report.md", "report.html", "report.png", "report.json"
 _COLOURS = ("#2f6fde", "#d9822b", "#2a9d6f", "#b5468f", "#7a6fd0", "#8a6d3b", "#555555")
+# Square points of a bin that holds all texts.
+_AREA = 600
 _STRONG = """
 main { max-width: 60rem; margin: 0 auto } body { max-width: none }
 td.n small { opacity: .7; white-space: nowrap }
@@ -151,12 +153,13 @@ def _picture(findings: Findings, path: Path) -> None:
         false, true = findings.roc[name]
         axes[0].plot(false.clip(1e-4), true, color=colour, label=name)
         if curve := findings.curves.get(name):
-            axes[1].plot(curve.said, curve.came, "o-", color=colour, markersize=3)
+            axes[1].scatter(curve.said, curve.came, _AREA * curve.weight, colour, alpha=0.6)
     axes[0].set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02), title="ROC")
     axes[0].set(xlabel="people's texts called machines'", ylabel="machines' texts found")
     axes[0].legend(fontsize=8)
     axes[1].plot([0, 1], [0, 1], "--", color="#9aa3b2")
-    axes[1].set(xlabel="probability said", ylabel="share that were machines'", title="Reliability")
+    axes[1].set(xlabel="probability said", ylabel="share that were machines'")
+    axes[1].set(title="Reliability (areas are shares of texts)")
     lengths = next(t for t in findings.tables if t.title == "accuracy by length")
     for name, colour in zip(names, _COLOURS, strict=False):
         points = [
