@@ -24,6 +24,7 @@ from gpt2lab.generation import (
 )  # fmt: skip
 from gpt2lab.generation.backend import Chunk, TorchBackend
 from gpt2lab.model import GPT2, GPT2Config
+from gpt2lab.model.native import BLOCK
 from gpt2lab.tokenizer import Tokenizer
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -237,6 +238,70 @@ def test_what_is_shared_is_not_computed_again(reference, prompts):
     assert again[0].ids == again[1].ids == first.ids
     assert again[2].ids == generate(reference.model, reference.tokenizer,
                                     [greedy((*ids[:50], 7), 4)])[0].ids  # fmt: skip
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_log_probabilities_of_a_prompt_are_the_models(reference, prompts, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(engine, "backend", TorchBackend)
+    ids = tuple(reference.tokenizer.encode(PROSE * 4))[:400]
+    with torch.inference_mode():
+        logp_TV = reference.model(torch.tensor([ids])).float().log_softmax(-1)[0]
+    # Beside others, after others that begin alike, in chunks, with text after it and without.
+    asked = [Request(ids, count, GREEDY, prompt_logprobs=best) for count, best in ((0, 3), (4, 0))]
+    made = Engine(reference.model, reference.tokenizer, slots=3)
+    first = made.submit(greedy(ids, 1))
+    while made.busy:
+        made.step()
+    running = [made.submit(r) for r in (*asked, *(greedy(p, 20) for p in prompts[:6]))]
+    while made.busy:
+        made.step()
+    assert first.text.reason == "length" and [len(r.text.ids) for r in running[:2]] == [0, 4]
+    for one, request in zip(running, asked, strict=False):
+        found, own = one.text.result(), logp_TV[torch.arange(399), torch.tensor(ids[1:])]
+        assert found.prompt_logprobs[0] is None and found.prompt_top_logprobs[0] is None
+        assert torch.allclose(torch.tensor(found.prompt_logprobs[1:]), own, atol=1e-4)
+        for t, top in enumerate(found.prompt_top_logprobs[1:]):
+            assert len(top) == request.prompt_logprobs
+            if top:
+                best_K = logp_TV[t].topk(3)
+                assert list(top.values()) == sorted(top.values(), reverse=True)
+                assert torch.allclose(torch.tensor(list(top.values())), best_K.values, atol=1e-4)
+                is_best = found.prompt_logprobs[t + 1] == max(top.values())
+                assert is_best == (logp_TV[t].argmax() == ids[t + 1])
+    assert (
+        running[1].text.ids
+        == generate(reference.model, reference.tokenizer, [greedy(ids, 4)])[0].ids
+    )
+
+
+def test_a_prompt_of_one_token_has_nothing_to_score(reference):
+    for prompt in ((), (5,)):
+        request = Request(prompt, 0, prompt_logprobs=2)
+        found = generate(reference.model, reference.tokenizer, [request])[0]
+        assert found.prompt_logprobs == [None] and found.finish_reason == "length"
+
+
+def test_a_cancelled_prompt_is_not_read_on(reference):
+    made = Engine(reference.model, reference.tokenizer, slots=2)
+    ids = tuple(reference.tokenizer.encode(PROSE * 4))[:500]
+    one, other = (made.submit(Request(ids, 0, prompt_logprobs=0)) for _ in range(2))
+    made.step()
+    made.cancel(one)
+    while made.busy:
+        made.step()
+    assert one.text.unscored and not other.text.unscored
+
+
+def test_what_one_owner_wrote_is_computed_again_for_another(reference):
+    made = Engine(reference.model, reference.tokenizer, slots=4)
+    ids = tuple(reference.tokenizer.encode(PROSE))
+    for owner, cached in (("a", 0), ("a", len(ids) // BLOCK * BLOCK), ("b", 0), ("", 0)):
+        running = made.submit(greedy(ids, 2), owner)
+        made._enter()
+        assert running.cached == cached, owner
+        while made.busy:
+            made.step()
 
 
 def test_long_prompts_are_read_beside_others(reference):

@@ -36,8 +36,8 @@ GUESSES, FEW_GUESSES = 11, 5
 class Running:
     """A request that has been submitted."""
 
-    def __init__(self, text: Text) -> None:
-        self.text = text
+    def __init__(self, text: Text, owner: str) -> None:
+        self.text, self.owner = text, owner
         self.tokens = list(text.prompt)
         """Prompt and output."""
         self.first = 0
@@ -84,10 +84,12 @@ class Engine:
         self._running: dict[int, Running] = {}
         self._free = deque(range(slots))
         self._resident: list[list[int]] = [[] for _ in range(slots)]
+        self._owners = [""] * slots
         self._samplings = [Sampling()] * slots
         self._rules = Rules.of(self._samplings, self._backend.device)
         self._seed_S = np.zeros(slots, dtype=np.uint64)
         self._simple = False
+        self._all_V = torch.ones(model.config.vocab_size, device=self._backend.device)
         self._penalties = Penalties(slots, tokenizer.size, self._backend.device)
 
     @property
@@ -95,9 +97,13 @@ class Engine:
         """Whether any request is unfinished."""
         return bool(self._waiting or self._running)
 
-    def submit(self, request: Request) -> Running:
-        """Queue a request; UserError if it cannot be met."""
-        running = Running(Text(request, self.config, self.tokenizer))
+    def submit(self, request: Request, owner: str = "") -> Running:
+        """Queue a request; UserError if it cannot be met.
+
+        owner: whose it is. What is in the cache is shared among one owner's texts alone, so that
+        nobody can tell by the time that it takes what others wrote.
+        """
+        running = Running(Text(request, self.config, self.tokenizer), owner)
         if running.text.reason is None:
             self._waiting.append(running)
         return running
@@ -112,13 +118,17 @@ class Engine:
         self._enter()
         plan: list[tuple[Running, Chunk]] = []
         room = CHUNK if len(self._running) > 1 else self.config.n_positions
+        room -= self._score(room)
         for slot, running in self._running.items():
+            if running.text.unscored or running.text.reason:
+                continue
             chunk = self._chunk(slot, running, room)
             if running.pending > 1:
                 room -= len(chunk.ids)
             if chunk.ids:
                 plan.append((running, chunk))
         if not plan:
+            self._leave()
             return []
         logits_OV = self._backend.forward([chunk for _, chunk in plan])
         if self.config.vocab_size > self.tokenizer.size:
@@ -126,6 +136,24 @@ class Engine:
         drawn = self._take(plan, logits_OV)
         self._leave()
         return drawn
+
+    def _score(self, room: int) -> int:
+        """Read up to `room` tokens of prompts whose log-probabilities are wanted; how many it was.
+
+        The last token of a prompt is none of them: it goes through the model to give logits.
+        """
+        count = 0
+        for slot, running in self._running.items():
+            if not (unscored := running.text.unscored) or count >= room:
+                continue
+            start = running.cached
+            size = min(unscored, room - count)
+            ids = running.tokens[start : start + size + 1]
+            chunk, best = Chunk(slot, start, ids[:-1], size), running.text.request.prompt_logprobs
+            running.text.score(self._backend.score([chunk], ids[1:], self._all_V, best or 0))
+            running.cached += size
+            count += size
+        return count
 
     def _leave(self) -> None:
         """Free the slots of requests that have ended."""
@@ -141,8 +169,8 @@ class Engine:
             running = self._waiting.popleft()
             if running.text.reason:
                 continue
-            slot, running.cached = self._place(running.tokens)
-            self._running[slot] = running
+            slot, running.cached = self._place(running)
+            self._running[slot], self._owners[slot] = running, running.owner
             request = running.text.request
             self._penalties.put(slot, request.sampling, running.text.prompt, [])
             self._samplings[slot] = request.sampling
@@ -151,11 +179,15 @@ class Engine:
         samplings = [r.text.request.sampling for r in self._running.values()]
         self._simple = all(s.temperature == 0 and s.plain for s in samplings)
 
-    def _place(self, tokens: list[int]) -> tuple[int, int]:
+    def _place(self, running: Running) -> tuple[int, int]:
         """A free slot for a text, and how many of its first tokens are in it then."""
-        # At least the last token must go through the model, to give logits.
-        slots = range(self._backend.slots)
-        common = [shared(tokens[:-1], self._kept(s)) // BLOCK * BLOCK for s in slots]
+        # At least the last token must go through the model, to give logits; where the prompt's
+        # log-probabilities are wanted, all of it.
+        tokens = [] if running.text.unscored else running.tokens[:-1]
+        common = [
+            shared(tokens, self._kept(s)) // BLOCK * BLOCK if owner == running.owner else 0
+            for s, owner in enumerate(self._owners)
+        ]
         slot = max(self._free, key=lambda s: common[s])
         best = int(np.argmax(common))
         if common[best] > common[slot]:

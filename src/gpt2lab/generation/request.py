@@ -10,6 +10,7 @@ from torch import Tensor
 from gpt2lab.errors import UserError
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.model.config import GPT2Config
+from gpt2lab.model.native import FACTS
 from gpt2lab.tokenizer.bpe import Tokenizer
 
 FinishReason = Literal["length", "stop", "end_of_text", "cancelled"]
@@ -31,6 +32,8 @@ class Request:
     """Go on past `<|endoftext|>`, as OpenAI's sampler does."""
     logprobs: int | None = None
     """Give each token's log-probability, and those of this many most likely ones."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens, which then are all computed."""
     stride: int | None = None
     """Oldest tokens forgotten each time the context is full; half the context if not given.
 
@@ -52,6 +55,9 @@ class Generation:
     logprobs: list[float] | None = None
     """Log-probability of each token under the model itself, nats, before any sampling rule."""
     top_logprobs: list[dict[int, float]] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    """Of each token of the prompt, nats; of the first, which nothing is before, None."""
+    prompt_top_logprobs: list[dict[int, float] | None] | None = None
 
 
 def check(request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
@@ -75,8 +81,10 @@ def check(request: Request, config: GPT2Config, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"stride is {request.stride}; it must be from 1 to the context of {context}"
         )
-    if request.logprobs is not None and not 0 <= request.logprobs <= tokenizer.size:
-        raise UserError(f"logprobs is {request.logprobs}; it must be from 0 to {tokenizer.size}")
+    for name in ("logprobs", "prompt_logprobs"):
+        count = getattr(request, name)
+        if count is not None and not 0 <= count <= tokenizer.size:
+            raise UserError(f"{name} is {count}; it must be from 0 to {tokenizer.size}")
     if request.seed is not None and not 0 <= request.seed < 2**64:
         raise UserError(f"seed is {request.seed}; it must be from 0 to 2**64 - 1")
     for i in request.prompt:
@@ -99,13 +107,43 @@ class Text:
         self.stride = request.stride or max(1, config.n_positions // 2)
         self.ids: list[int] = []
         self.seed = secrets.randbits(63) if request.seed is None else request.seed
-        self.reason: FinishReason | None = "length" if request.max_tokens == 0 else None
+        self.prompt_logprobs: list[float | None] | None = None
+        self.prompt_top: list[dict[int, float] | None] | None = None
+        if request.prompt_logprobs is not None:
+            self.prompt_logprobs, self.prompt_top = [None], [None]
+        self.reason: FinishReason | None = None
+        self._end_if_done()
         self.logprobs: list[float] | None = None if request.logprobs is None else []
         self.top: list[dict[int, float]] | None = None if request.logprobs is None else []
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()
         self._text = ""
         self._sent = 0
+
+    @property
+    def unscored(self) -> int:
+        """Tokens of the prompt whose log-probabilities are still to come."""
+        return 0 if self.prompt_logprobs is None else len(self.prompt) - len(self.prompt_logprobs)
+
+    def score(self, facts_TX: Tensor) -> None:
+        """Take what the model thinks of the prompt's next tokens: rows as of `describe`."""
+        assert self.prompt_logprobs is not None and self.prompt_top is not None
+        best = self.request.prompt_logprobs or 0
+        for nats, rank, *more in facts_TX.tolist():
+            i = self.prompt[len(self.prompt_logprobs)]
+            ids, costs = more[FACTS - 2 : FACTS - 2 + best], more[FACTS - 2 + best :]
+            top = {int(j): -cost for j, cost in zip(ids, costs, strict=True)}
+            if best and rank == 0:
+                # The compiled pass may round a token's own number otherwise than in the list.
+                top = {i: -nats} | {j: min(p, -nats) for j, p in top.items() if j != i}
+                top = dict(list(top.items())[:best])
+            self.prompt_logprobs.append(-nats)
+            self.prompt_top.append(top)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self.request.max_tokens == 0 and not self.unscored:
+            self.reason = "length"
 
     def accept(self, i: int, logits_V: Tensor | None) -> str:
         """Take the next token; return the text that is now certain.
@@ -161,4 +199,7 @@ class Text:
     def result(self) -> Generation:
         """What was written; the text must have ended."""
         assert self.reason is not None
-        return Generation(self.ids, self._text, self.reason, self.seed, self.logprobs, self.top)
+        return Generation(
+            self.ids, self._text, self.reason, self.seed, self.logprobs, self.top,
+            self.prompt_logprobs, self.prompt_top,
+        )  # fmt: skip
