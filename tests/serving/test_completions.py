@@ -7,9 +7,9 @@ from openai.types import Completion as TheirCompletion
 from pydantic import ValidationError
 
 import gpt2lab
-from gpt2lab.generation import Request, Sampling, generate
+from gpt2lab.generation import Engine, Request, Sampling, generate
 from gpt2lab.serving import completions
-from gpt2lab.serving.completions import asked, choices, text_offsets, token_name, usage
+from gpt2lab.serving.completions import Told, asked, choices, usage
 from gpt2lab.serving.errors import ApiError, of_validation
 from gpt2lab.serving.schema import Completion, CompletionBody
 
@@ -211,13 +211,48 @@ def test_logprobs_end_where_a_text_was_cut(reference):
 
 
 def test_tokens_of_parts_of_characters_have_names_and_places(reference):
-    ids = reference.tokenizer.encode("a€ b\U0001f600")
-    names = [token_name(i, reference.tokenizer) for i in ids]
-    assert [name for name in names if name.startswith("bytes:\\x")]
-    text, offsets = reference.tokenizer.decode(ids), text_offsets(ids, reference.tokenizer)
-    assert offsets == sorted(offsets) and offsets[-1] < len(text)
+    text = "a\u20ac b\U0001f600"
+    ids = reference.tokenizer.encode(text)
+    (choice,), *_ = complete(reference, prompt=ids, max_tokens=0, echo=True, logprobs=0)
+    names, offsets = choice.logprobs.tokens, choice.logprobs.text_offset
+    assert [name for name in names if name.startswith("bytes:\\x")] and choice.text == text
+    assert len(names) == len(ids) and offsets == sorted(offsets) and offsets[-1] < len(text)
     for name, start in zip(names, offsets, strict=True):
         assert name.startswith("bytes:") or text[start:].startswith(name)
+
+
+def test_a_prompt_that_ends_inside_a_character_is_a_text_of_its_own(reference):
+    ids = reference.tokenizer.encode("a\U0001f600")[:-1]
+    (choice,), *_ = complete(reference, prompt=ids, max_tokens=9, echo=True, logprobs=0, seed=0)
+    offsets = choice.logprobs.text_offset
+    assert offsets == sorted(offsets) and choice.text[: offsets[len(ids)]] == "a\ufffd"
+    assert len(offsets) == len(ids) + 9
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"echo": True}, {"stop": [" the", "\n"]}, {"logprobs": None, "echo": True}]
+)
+def test_parts_are_the_whole(reference, more):
+    """Whatever a stream tells bit by bit is what one answer tells at once."""
+    fields = {"prompt": PROMPT, "max_tokens": 40, "logprobs": 2, "seed": 3} | more
+    (whole,), _, _, made = complete(reference, **fields, return_token_ids=True)
+    one = Engine(reference.model, reference.tokenizer)
+    running = one.submit(made.requests[0])
+    told = Told(0, made.requests[0], made.body, reference.tokenizer)
+    parts = []
+    while one.busy:
+        for _, piece in one.step():
+            parts.append(told.part(piece, running.text, running.text.reason))
+    assert [p.finish_reason for p in parts[:-1]] == [None] * (len(parts) - 1)
+    assert parts[-1].finish_reason == whole.finish_reason
+    assert "".join(p.text for p in parts) == whole.text
+    assert [i for p in parts for i in p.token_ids] == whole.token_ids
+    if whole.logprobs is None:
+        assert all(p.logprobs is None for p in parts)
+        return
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        found = [x for p in parts for x in getattr(p.logprobs, name)]
+        assert found == getattr(whole.logprobs, name), name
 
 
 def test_names_of_alternatives_are_their_own(reference, monkeypatch):

@@ -108,13 +108,13 @@ class Text:
         self.ids: list[int] = []
         self.seed = secrets.randbits(63) if request.seed is None else request.seed
         self.prompt_logprobs: list[float | None] | None = None
-        self.prompt_top: list[dict[int, float] | None] | None = None
+        self.prompt_top_logprobs: list[dict[int, float] | None] | None = None
         if request.prompt_logprobs is not None:
-            self.prompt_logprobs, self.prompt_top = [None], [None]
+            self.prompt_logprobs, self.prompt_top_logprobs = [None], [None]
         self.reason: FinishReason | None = None
         self._end_if_done()
         self.logprobs: list[float] | None = None if request.logprobs is None else []
-        self.top: list[dict[int, float]] | None = None if request.logprobs is None else []
+        self.top_logprobs: list[dict[int, float]] | None = None if request.logprobs is None else []
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()
         self._text = ""
@@ -127,7 +127,7 @@ class Text:
 
     def score(self, facts_TX: Tensor) -> None:
         """Take what the model thinks of the prompt's next tokens: rows as of `describe`."""
-        assert self.prompt_logprobs is not None and self.prompt_top is not None
+        assert self.prompt_logprobs is not None and self.prompt_top_logprobs is not None
         best = self.request.prompt_logprobs or 0
         for nats, rank, *more in facts_TX.tolist():
             i = self.prompt[len(self.prompt_logprobs)]
@@ -138,7 +138,7 @@ class Text:
                 top = {i: -nats} | {j: min(p, -nats) for j, p in top.items() if j != i}
                 top = dict(list(top.items())[:best])
             self.prompt_logprobs.append(-nats)
-            self.prompt_top.append(top)
+            self.prompt_top_logprobs.append(top)
         self._end_if_done()
 
     def _end_if_done(self) -> None:
@@ -150,11 +150,13 @@ class Text:
 
         logits_V: what it was drawn from, where log-probabilities are wanted.
         """
-        if self.logprobs is not None and self.top is not None and logits_V is not None:
+        if self.logprobs is not None and self.top_logprobs is not None and logits_V is not None:
             logp_V = torch.log_softmax(logits_V.float(), dim=0)
             self.logprobs.append(float(logp_V[i]))
             best = logp_V.topk(min(self.request.logprobs or 0, len(logp_V)))
-            self.top.append(dict(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+            self.top_logprobs.append(
+                dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            )
         self.ids.append(i)
         if i == self._tokenizer.end_of_text and not self.request.ignore_end:
             self.reason = "end_of_text"
@@ -200,6 +202,6 @@ class Text:
         """What was written; the text must have ended."""
         assert self.reason is not None
         return Generation(
-            self.ids, self._text, self.reason, self.seed, self.logprobs, self.top,
-            self.prompt_logprobs, self.prompt_top,
+            self.ids, self._text, self.reason, self.seed, self.logprobs, self.top_logprobs,
+            self.prompt_logprobs, self.prompt_top_logprobs,
         )  # fmt: skip

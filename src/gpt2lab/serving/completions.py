@@ -2,13 +2,21 @@
 
 import codecs
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt2lab.generation import Generation, Request, Sampling
+from gpt2lab.generation.request import FinishReason, Text
 from gpt2lab.model.config import GPT2Config
 from gpt2lab.serving.errors import ApiError, invalid
-from gpt2lab.serving.schema import Choice, CompletionBody, Sampled, TokenLogprobs, Usage
+from gpt2lab.serving.schema import (
+    Choice,
+    CompletionBody,
+    Finish,
+    Sampled,
+    TokenLogprobs,
+    Usage,
+)
 from gpt2lab.tokenizer.bpe import Tokenizer
 
 # Texts that one body may ask for.
@@ -107,7 +115,8 @@ def choices(asked: Asked, texts: Sequence[Generation], tokenizer: Tokenizer) -> 
         if asked.best_of > body.n:
             some.sort(key=lambda pair: -_mean(pair[1].logprobs))
         for request, text in some[: body.n]:
-            found.append(_choice(len(found), request, text, body, tokenizer))
+            told = Told(len(found), request, body, tokenizer)
+            found.append(told.part(text.text, text, text.finish_reason))
     return found
 
 
@@ -118,42 +127,64 @@ def usage(asked: Asked, texts: Sequence[Generation]) -> Usage:
     return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
-def _choice(
-    index: int, request: Request, text: Generation, body: CompletionBody, tokenizer: Tokenizer
-) -> Choice:
-    prompt = list(request.prompt) if body.echo else []
-    before = tokenizer.decode(prompt)
-    return Choice(
-        index=index,
-        text=before + text.text,
-        finish_reason="length" if text.finish_reason == "length" else "stop",
-        logprobs=None if body.logprobs is None else _logprobs(text, prompt, body, tokenizer),
-        token_ids=text.ids if body.return_token_ids else None,
-    )
+class Told:
+    """A choice as it comes: each part tells what the parts before did not."""
 
+    def __init__(
+        self, index: int, request: Request, body: CompletionBody, tokenizer: Tokenizer
+    ) -> None:
+        self._index, self._body, self._tokenizer = index, body, tokenizer
+        self._prompt = list(request.prompt) if body.echo else []
+        self._before = tokenizer.decode(self._prompt)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._sent = self._place = self._tokens = self._ids = 0
 
-def _logprobs(
-    text: Generation, prompt: list[int], body: CompletionBody, tokenizer: Tokenizer
-) -> TokenLogprobs:
-    ids, own = list(text.ids), list[float | None](text.logprobs or [])
-    top: list[dict[int, float] | None] = list(text.top_logprobs or [])
-    if prompt:
-        ids = prompt + ids
-        own = (text.prompt_logprobs or []) + own
-        top = (text.prompt_top_logprobs or []) + top
-    offsets = text_offsets(ids, tokenizer)
-    if text.finish_reason == "stop":  # tokens of the stop string are not in the text
-        end = len(tokenizer.decode(prompt)) + len(text.text)
-        kept = max(len(prompt), sum(offset < end for offset in offsets))
-        ids, own, top, offsets = ids[:kept], own[:kept], top[:kept], offsets[:kept]
-    told = None
-    if body.logprobs:
-        pairs = zip(ids, own, top, strict=True)
-        told = [None if t is None else _named(t, i, p, tokenizer) for i, p, t in pairs]
-    return TokenLogprobs(
-        tokens=[token_name(i, tokenizer) for i in ids],
-        token_logprobs=own, top_logprobs=told, text_offset=offsets,
-    )  # fmt: skip
+    def part(self, text: str, so_far: Generation | Text, reason: FinishReason | None) -> Choice:
+        """What is new.
+
+        text: what the text gained. so_far: its tokens. reason: why it ended, if it has.
+        """
+        if not self._sent:
+            text = self._before + text
+        self._sent += len(text)
+        ids, self._ids = so_far.ids[self._ids :], len(so_far.ids)
+        finish: Finish | None = None
+        if reason is not None:
+            finish = "length" if reason == "length" else "stop"
+        return Choice(
+            index=self._index, text=text, finish_reason=finish,
+            logprobs=None if self._body.logprobs is None else self._logprobs(so_far, reason),
+            token_ids=ids if self._body.return_token_ids else None,
+        )  # fmt: skip
+
+    def _logprobs(self, so_far: Generation | Text, reason: FinishReason | None) -> TokenLogprobs:
+        """Of the tokens that begin in the text so far; those of a stop string do not."""
+        ids, own = list(so_far.ids), list[float | None](so_far.logprobs or [])
+        top: list[dict[int, float] | None] = list(so_far.top_logprobs or [])
+        if self._prompt:
+            ids = self._prompt + ids
+            own = (so_far.prompt_logprobs or []) + own
+            top = (so_far.prompt_top_logprobs or []) + top
+        all_of_it = reason is not None and reason != "stop"
+        first, offsets = self._tokens, []
+        while self._tokens < len(ids) and (all_of_it or self._place < self._sent):
+            if self._tokens == len(self._prompt):  # which is a text of its own
+                self._decoder.reset()
+                self._place = len(self._before)
+                if not all_of_it and self._place >= self._sent:
+                    break
+            offsets.append(self._place)
+            self._place += len(self._decoder.decode(self._tokenizer.token(ids[self._tokens])))
+            self._tokens += 1
+        some = slice(first, self._tokens)
+        told = None
+        if self._body.logprobs:
+            pairs = zip(ids[some], own[some], top[some], strict=True)
+            told = [None if t is None else _named(t, i, p, self._tokenizer) for i, p, t in pairs]
+        return TokenLogprobs(
+            tokens=[token_name(i, self._tokenizer) for i in ids[some]],
+            token_logprobs=own[some], top_logprobs=told, text_offset=offsets,
+        )  # fmt: skip
 
 
 def _named(
@@ -174,16 +205,6 @@ def token_name(i: int, tokenizer: Tokenizer) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def text_offsets(ids: Iterable[int], tokenizer: Tokenizer) -> list[int]:
-    """Where in the text each token begins, in characters."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    found, at = [], 0
-    for i in ids:
-        found.append(at)
-        at += len(decoder.decode(tokenizer.token(i)))
-    return found
 
 
 def _prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[tuple[int, ...]]:

@@ -100,6 +100,9 @@ class CompletionBody(Sampled):
     return_token_ids: bool = limited("true or false", default=False)
 
 
+Finish = Literal["stop", "length"]
+
+
 class TokenLogprobs(BaseModel):
     """Log-probabilities of a choice's tokens; of a prompt's first one there are none."""
 
@@ -114,7 +117,7 @@ class Choice(BaseModel):
 
     index: int
     text: str
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Finish | None
     logprobs: TokenLogprobs | None = None
     token_ids: list[int] | None = None
 
