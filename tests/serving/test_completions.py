@@ -1,25 +1,16 @@
 """Bodies of /v1/completions: what is refused and how, what the engine is asked, what comes back."""
 
-from pathlib import Path
-
 import pytest
 from openai.types import Completion as TheirCompletion
 from pydantic import ValidationError
 
-import gpt2lab
 from gpt2lab.generation import Engine, Request, Sampling, generate
 from gpt2lab.serving import completions
 from gpt2lab.serving.completions import Told, asked, choices, usage
 from gpt2lab.serving.errors import ApiError, of_validation
 from gpt2lab.serving.schema import Completion, CompletionBody
 
-MODEL = Path(__file__).parents[1] / "models" / "reference-1M"
 PROMPT = "The government of this country"
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return gpt2lab.load(str(MODEL))
 
 
 def refusal(body):

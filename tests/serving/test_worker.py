@@ -1,22 +1,14 @@
 """A model in a thread: many requests at once, cancelled ones, full queues, draining, failure."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
-import gpt2lab
 from gpt2lab import UserError
 from gpt2lab.generation import Request, Sampling, generate
 from gpt2lab.serving.worker import ClosedError, FullError, Worker
 
-MODEL = Path(__file__).parents[1] / "models" / "reference-1M"
 LONG = Request((), max_tokens=5000, ignore_end=True, seed=0)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return gpt2lab.load(str(MODEL))
 
 
 @pytest.fixture(scope="module")

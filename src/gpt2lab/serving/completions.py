@@ -212,17 +212,19 @@ def _prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[tuple[int, ...]
     if given is None:
         return [()]
     if isinstance(given, str):
-        return [_encoded(given, tokenizer)]
+        return [tuple(encoded(given, tokenizer))]
     if not given:
         raise invalid("prompt", "prompt is an empty list; leave it out to begin a new text")
     if isinstance(given[0], int):
         return [_ids(given, tokenizer)]
     return [
-        _encoded(one, tokenizer) if isinstance(one, str) else _ids(one, tokenizer) for one in given
+        tuple(encoded(one, tokenizer)) if isinstance(one, str) else _ids(one, tokenizer)
+        for one in given
     ]
 
 
-def _encoded(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def encoded(text: str, tokenizer: Tokenizer, *, specials: bool = False) -> list[int]:
+    """A text's tokens; specials: whether control tokens written in it are such."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -230,18 +232,22 @@ def _encoded(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
             "prompt", f"character {error.start + 1} of the prompt is half of a surrogate pair; "
             "send whole characters",
         ) from None  # fmt: skip
-    return tuple(tokenizer.encode(text))
+    return tokenizer.encode(text, specials=specials)
+
+
+def require_known(ids: Sequence[int], tokenizer: Tokenizer, param: str) -> None:
+    """Refuse ids that are none."""
+    for i in ids:
+        if not 0 <= i < tokenizer.size:
+            raise invalid(
+                param, f"{param} has token {i}; ids are 0 to {tokenizer.size - 1}", "invalid_token"
+            )
 
 
 def _ids(ids: list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     if not ids:
         raise invalid("prompt", "prompt has an empty list of token ids", "invalid_token")
-    for i in ids:
-        if not 0 <= i < tokenizer.size:
-            raise invalid(
-                "prompt", f"prompt has token {i}; ids are 0 to {tokenizer.size - 1}",
-                "invalid_token",
-            )  # fmt: skip
+    require_known(ids, tokenizer, "prompt")
     return tuple(ids)
 
 

@@ -100,6 +100,21 @@ class CompletionBody(Sampled):
     return_token_ids: bool = limited("true or false", default=False)
 
 
+class TokenizeBody(Body):
+    """POST /tokenize, as lm-eval sends it: control tokens in the text are told apart."""
+
+    prompt: str = limited("a string")
+    model: str | None = limited("the name of a model", default=None, max_length=200)
+    add_special_tokens: bool = limited("true or false", default=False)
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    tokens: list[int] = limited("a list of token ids")
+    model: str | None = limited("the name of a model", default=None, max_length=200)
+
+
 Finish = Literal["stop", "length"]
 
 
