@@ -1,7 +1,12 @@
 """A server on this machine, with one small model."""
 
+import os
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,3 +50,36 @@ def serving(reference, **options):
 def address(reference):
     with serving(reference) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server of its own: makes a database at each call, and gives its URL."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb", path=os.pathsep.join(map(str, places[-1:])) or None)
+    if found is None:
+        pytest.skip("PostgreSQL is not installed; apt-get install postgresql")
+    tools = Path(found).parent
+    # It refuses to run as root, and its socket's path must be short.
+    who = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        if who:
+            shutil.chown(folder, "postgres")
+        data = f"{folder}/data"
+
+        def do(*command):
+            subprocess.run([*who, *command], check=True, cwd=folder, capture_output=True)
+
+        do(tools / "initdb", "-D", data, "-U", "tests", "--auth=trust", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={folder}"
+        do(tools / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
+
+        def make():
+            name = f"t{uuid.uuid4().hex}"
+            do(tools / "createdb", "-h", folder, "-U", "tests", name)
+            return f"postgresql://tests@/{name}?host={folder}"
+
+        try:
+            yield make
+        finally:
+            do(tools / "pg_ctl", "-D", data, "-m", "immediate", "stop")
