@@ -20,6 +20,7 @@ VERBS = {
     "generate": ("generate", "continue prompts: one, many from a file, or interactively"),
     "evaluate": ("evaluate", "score a model on the paper's tasks and others; compare two"),
     "detect": ("detect", "tell a model's texts from people's: collect, train, score, evaluate"),
+    "serve": ("serve", "offer models over HTTP, in the form of OpenAI's API"),
     "import": ("import_", "bring in a model from Hugging Face, OpenAI, nanoGPT, llm.c or GGUF"),
     "export": ("export", "write a model for transformers, llama.cpp, Ollama or onnxruntime"),
     "doctor": ("doctor", "what this machine has, measured"),

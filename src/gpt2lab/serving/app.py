@@ -57,6 +57,12 @@ class Setup:
     drain: float = 30
     """Seconds that requests have to end when the service stops."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("waiting", 0), ("timeout", 0.001), ("drain", 0)):
+            value = getattr(self, name)
+            if not least <= value <= 1e6:
+                raise UserError(f"--{name} is {value}; it must be from {least} to 1,000,000")
+
 
 class Service:
     """Models with their workers."""
@@ -73,8 +79,12 @@ class Service:
                 served.model, served.tokenizer, slots=self.setup.slots, waiting=self.setup.waiting
             )
         yield
-        await asyncio.gather(*(w.drain(self.setup.drain) for w in self.workers.values()))
+        await self.drain()
         await asyncio.gather(*(w.close() for w in self.workers.values()))
+
+    async def drain(self) -> None:
+        """Take no more requests; wait for those there are, and cancel what takes too long."""
+        await asyncio.gather(*(w.drain(self.setup.drain) for w in self.workers.values()))
 
     @property
     def ready(self) -> bool:
@@ -122,6 +132,7 @@ def create(models: Mapping[str, Served], setup: Setup = Setup()) -> FastAPI:
         title="gpt2lab", version=__version__, lifespan=service.running, docs_url=None,
         redoc_url=None,
     )  # fmt: skip
+    app.state.service = service
     app.add_middleware(Numbered)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(UserError, _told)
