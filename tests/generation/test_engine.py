@@ -282,6 +282,16 @@ def test_a_prompt_of_one_token_has_nothing_to_score(reference):
         assert found.prompt_logprobs == [None] and found.finish_reason == "length"
 
 
+def test_ids_that_only_pad_a_vocabulary_are_no_alternatives(small_tokenizer):
+    size = small_tokenizer.size
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=16, n_positions=64, vocab_size=size + 200)
+    torch.manual_seed(0)
+    request = Request(tuple(range(40)), 0, prompt_logprobs=60)
+    (found,) = generate(GPT2(config).eval(), small_tokenizer, [request])
+    told = [j for top in found.prompt_top_logprobs[1:] for j in top]
+    assert told and max(told) < size
+
+
 def test_a_cancelled_prompt_is_not_read_on(reference):
     made = Engine(reference.model, reference.tokenizer, slots=2)
     ids = tuple(reference.tokenizer.encode(PROSE * 4))[:500]

@@ -72,9 +72,7 @@ def run(argv: Sequence[str]) -> None:
 
     device = named_or_best_device(command.device)
     checkpoint = gpt2lab.load(command.model, command.dtype, device)
-    if checkpoint.tokenizer is None:
-        raise UserError(f"{command.model} has no tokenizer; put vocab.json and merges.txt there")
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    model, tokenizer = checkpoint.model, checkpoint.require_tokenizer(command.model)
     use_fastest_threads(model)
     draft = gpt2lab.load(command.draft, command.dtype, device).model if command.draft else None
     if command.batch is not None:

@@ -105,8 +105,6 @@ def _served(command: Serve) -> "dict[str, Served]":
             raise UserError(f"two models are named {name}; name one as NAME=MODEL")
         with step(f"reading {name}"):
             made = gpt2lab.load(source, command.dtype, named_or_best_device(command.device))
-            if made.tokenizer is None:
-                raise UserError(f"{source} has no tokenizer; put vocab.json and merges.txt there")
-            digest = weights_digest(made.model)
-        found[name] = Served(made.model, made.tokenizer, digest, int(time.time()))
+            tokenizer, digest = made.require_tokenizer(source), weights_digest(made.model)
+        found[name] = Served(made.model, tokenizer, digest, int(time.time()))
     return found

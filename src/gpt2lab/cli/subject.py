@@ -27,11 +27,10 @@ def kept_subject(
     from gpt2lab.evaluation.subject import Subject
 
     checkpoint = gpt2lab.load(model, dtype, named_or_best_device(device))
-    if checkpoint.tokenizer is None:
-        raise UserError(f"{model} has no tokenizer; put vocab.json and merges.txt there")
+    tokenizer = checkpoint.require_tokenizer(model)
     file = (store or default_folder()) / f"{weights_digest(checkpoint.model)[:16]}.sqlite"
     with Store(file) as kept:
-        yield Subject(checkpoint.model, checkpoint.tokenizer, store=kept, step=progress)
+        yield Subject(checkpoint.model, tokenizer, store=kept, step=progress)
 
 
 def training_text(path: Path | None) -> "Training | None":

@@ -52,10 +52,9 @@ class GPT2LabLM(TemplateLM):  # type: ignore[misc, no-any-unimported, unused-ign
         if device is None or not torch.cuda.is_available():
             device = "cpu"  # lm-eval says cuda:0 unless it is told otherwise
         made = gpt2lab.load(pretrained, dtype, device)
-        if made.tokenizer is None:
-            raise UserError(f"{pretrained} has no tokenizer; put vocab.json and merges.txt there")
+        tokenizer = made.require_tokenizer(pretrained)
         kept = Store(Path(store)) if store else None
-        self.subject = Subject(made.model, made.tokenizer, store=kept, step=step)
+        self.subject = Subject(made.model, tokenizer, store=kept, step=step)
         self.pretrained = pretrained
 
     @property

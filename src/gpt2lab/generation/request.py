@@ -132,7 +132,9 @@ class Text:
         for nats, rank, *more in facts_TX.tolist():
             i = self.prompt[len(self.prompt_logprobs)]
             ids, costs = more[FACTS - 2 : FACTS - 2 + best], more[FACTS - 2 + best :]
-            top = {int(j): -cost for j, cost in zip(ids, costs, strict=True)}
+            # Of a vocabulary that was padded, ids that the tokenizer does not have are none.
+            pairs = zip(map(int, ids), costs, strict=True)
+            top = {j: -cost for j, cost in pairs if j < self._tokenizer.size}
             if best and rank == 0:
                 # The compiled pass may round a token's own number otherwise than in the list.
                 top = {i: -nats} | {j: min(p, -nats) for j, p in top.items() if j != i}

@@ -67,6 +67,12 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def require_tokenizer(self, source: str) -> Tokenizer:
+        """The tokenizer; UserError if there is none. source: what the model was loaded from."""
+        if self.tokenizer is None:
+            raise UserError(f"{source} has no tokenizer; put vocab.json and merges.txt there")
+        return self.tokenizer
+
 
 def save(
     folder: str | Path,

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,8 +27,6 @@ from gpt2lab.serving.errors import ApiError, overloaded, shown
 from gpt2lab.serving.schema import Choice, Completion, CompletionBody, DetokenizeBody, TokenizeBody
 from gpt2lab.serving.worker import ClosedError, FullError, Job, Worker
 from gpt2lab.tokenizer.bpe import Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -239,10 +236,9 @@ async def _stream(
 ) -> AsyncIterator[bytes]:
     """Events; if the client goes away this is closed, and its texts are cancelled."""
     try:
-        async with asyncio.timeout(service.setup.timeout):
-            async for choice in _parts(asked, jobs, tokenizer):
-                answer.choices = [choice]
-                yield _event(answer.model_dump(mode="json"))
+        async for choice in _parts(asked, jobs, tokenizer, service.setup.timeout):
+            answer.choices = [choice]
+            yield _event(answer.model_dump(mode="json"))
         if asked.body.stream_options.include_usage:
             answer.choices = []
             answer.usage = completions.usage(asked, [job.text.result() for job in jobs])
@@ -257,8 +253,11 @@ async def _stream(
         service.cancel(answer.model, jobs)
 
 
-async def _parts(asked: Asked, jobs: Sequence[Job], tokenizer: Tokenizer) -> AsyncIterator[Choice]:
-    """Parts of all choices as they come."""
+async def _parts(
+    asked: Asked, jobs: Sequence[Job], tokenizer: Tokenizer, seconds: float
+) -> AsyncIterator[Choice]:
+    """Parts of all choices as they come; TimeoutError if they take longer than `seconds`."""
+    end = asyncio.get_running_loop().time() + seconds
     queue: asyncio.Queue[Choice | None] = asyncio.Queue()
 
     async def follow(index: int, job: Job) -> None:
@@ -285,7 +284,12 @@ async def _parts(asked: Asked, jobs: Sequence[Job], tokenizer: Tokenizer) -> Asy
 
     following = asyncio.create_task(all_of_them())
     try:
-        while (part := await queue.get()) is not None:
+        while True:
+            # Around this alone: while a part is given out, what is cancelled would be the client.
+            async with asyncio.timeout_at(end):
+                part = await queue.get()
+            if part is None:
+                break
             yield part
         await following
     finally:
