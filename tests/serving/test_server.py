@@ -1,5 +1,6 @@
 """`gpt2lab serve` as a process: it says where it is, drains on signals, refuses what is wrong."""
 
+import json
 import re
 import signal
 import socket
@@ -21,7 +22,9 @@ LONG = {"model": "one", "prompt": "a", "max_tokens": 500, "n": 12, "seed": 0, "s
 def started(*options):
     """The process, and its address once it is ready."""
     command = [sys.executable, "-m", "gpt2lab.cli.main", "serve", f"one={MODEL}", "--port", "0"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         for line in process.stderr:
             if found := re.match(r"serving one on (http://127\.0\.0\.1:\d+)/v1", line):
@@ -37,6 +40,7 @@ def started(*options):
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
         process.stderr.close()
 
 
@@ -64,6 +68,12 @@ def test_what_takes_too_long_is_ended(how=signal.SIGTERM):
             process.send_signal(how)
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(30) == 0
+
+
+def test_programs_are_told_where_it_is():
+    with started("--json") as (process, url):
+        told = json.loads(process.stdout.readline())
+        assert told == {"base_url": f"{url}/v1", "models": ["one"]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`gpt2lab serve MODEL ...`"""
 
 import ipaddress
+import json
 import socket
 import time
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ class Serve:
     """Seconds until a request is given up."""
     drain: float = 30
     """Seconds that requests have to end after SIGTERM or ctrl-C."""
+    json: bool = False
+    """Print the address and the models as one JSON object, once they are read."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -62,7 +65,10 @@ def run(argv: Sequence[str]) -> None:
         app = create(_served(command), setup)
         host, port = listening.getsockname()[:2]
         where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        console().print(f"serving {', '.join(app.state.service.models)} on {where}/v1")
+        names = list(app.state.service.models)
+        if command.json:
+            print(json.dumps({"base_url": f"{where}/v1", "models": names}), flush=True)
+        console().print(f"serving {', '.join(names)} on {where}/v1")
         Server(app).run(sockets=[listening])
 
 
